@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 /// Pause after the first request. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// After this time in place, the back-off starts anew.
-const STABLE: Duration = Duration::from_secs(60);
+/// Steering that was in place for this time was repaired, and pauses are short again. What is lost sooner is somebody's doing who
+/// removes rules as soon as they are there, and would have root busy with repairs.
+const STABLE: Duration = Duration::from_secs(5);
 
 /// Repair requests with exponential back-off.
 #[derive(Debug)]
@@ -53,8 +54,16 @@ impl RepairRequests {
         self.request.as_ref().is_none_or(|request| fs::symlink_metadata(request).is_err())
     }
 
+    /// Time until the next request may be made; `None` if none ever is.
+    pub(crate) fn pause(&self, now: Instant) -> Option<Duration> {
+        self.request.as_ref()?;
+        let next = self.next.filter(|_| !self.is_stable(now));
+        Some(next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now)))
+    }
+
     /// Makes a request unless the back-off forbids it. True if it did.
     pub(crate) fn ask(&mut self, now: Instant) -> bool {
+        self.note_stable(now);
         self.intact_since = None;
         if self.next.is_some_and(|next| now < next) {
             return false;
@@ -84,6 +93,7 @@ impl RepairRequests {
     /// Makes a request for new interfaces, while everything else is in place. They come as others make them, so such requests
     /// do not count for the back-off, and are four seconds apart.
     pub(crate) fn ask_for_new(&mut self, now: Instant) {
+        self.intact_since.get_or_insert(now);
         self.note_stable(now);
         let Some(request) = &self.request else { return };
         if self.next_for_new.is_some_and(|next| now < next) || fs::symlink_metadata(request).is_ok() {
@@ -98,15 +108,19 @@ impl RepairRequests {
 
     /// Notes that everything is in place.
     pub(crate) fn note_intact(&mut self, now: Instant) {
+        self.intact_since.get_or_insert(now);
         self.note_stable(now);
         self.withdraw();
     }
 
     fn note_stable(&mut self, now: Instant) {
-        let since = *self.intact_since.get_or_insert(now);
-        if now.saturating_duration_since(since) >= STABLE {
+        if self.is_stable(now) {
             (self.asked, self.next, self.is_reported) = (0, None, false);
         }
+    }
+
+    fn is_stable(&self, now: Instant) -> bool {
+        self.intact_since.is_some_and(|since| now.saturating_duration_since(since) >= STABLE)
     }
 
     /// Removes a request that was not picked up.
@@ -151,13 +165,40 @@ mod tests {
             }
         }
         assert_eq!(asked, [0, 4, 12, 28, 60, 124, 252, 508, 808]);
-        // intact for a moment only: the back-off goes on
-        let at = |second| start + Duration::from_secs(second);
-        repairs.note_intact(at(1000));
-        assert!(!repairs.ask(at(1010)));
-        repairs.note_intact(at(1011));
-        repairs.note_intact(at(1072));
-        assert!(repairs.ask(at(1073)));
+    }
+
+    /// When repairs are requested in 100 s, if each is carried out at once, and rules are lost this long after they are in place.
+    fn requested(lost_after: u64) -> Vec<u64> {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("request");
+        let mut repairs = RepairRequests::new(Some(file.clone()));
+        let start = clock::now();
+        let (mut asked, mut repaired) = (Vec::new(), None);
+        for second in 0..100 {
+            let now = start + Duration::from_secs(second);
+            if repaired.is_some_and(|repaired| second < repaired + lost_after) {
+                repairs.note_intact(now);
+                continue;
+            }
+            let pause = repairs.pause(now).unwrap();
+            if repairs.ask(now) {
+                assert_eq!(pause, Duration::ZERO);
+                asked.push(second);
+                repaired = Some(second + 1);
+                fs::remove_file(&file).unwrap();
+            } else {
+                assert!(pause > Duration::ZERO);
+            }
+        }
+        asked
+    }
+
+    #[test]
+    fn repairs_that_last_shorten_the_pause() {
+        let each = |seconds| (0..100).step_by(seconds).collect::<Vec<_>>();
+        assert_eq!(requested(7), each(8), "accidents, each repaired at once");
+        assert_eq!(requested(5), each(6));
+        assert_eq!(requested(2), [0, 4, 12, 28, 60], "two programs that fight");
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl SteeringWatch {
             Ok(look) => {
                 self.blind = None;
                 let before = std::mem::replace(&mut self.look, look);
-                self.log_change(&before.lost);
+                self.log_change(&before.lost, now);
                 self.log_overtaking(&before.latent);
                 self.begin_renewal(now);
                 if self.can_be_repaired() {
@@ -180,6 +180,15 @@ impl SteeringWatch {
         Some(if renews { Remedy::RestartBoth } else { first })
     }
 
+    /// When a repair is requested, for the log; empty if none is.
+    fn next_repair(&self, now: Instant) -> String {
+        match self.repairs.pause(now).filter(|_| self.can_be_repaired()) {
+            None => String::new(),
+            Some(Duration::ZERO) => "a repair is requested; ".to_owned(),
+            Some(pause) => format!("the next repair is requested in {} s; ", seconds(pause)),
+        }
+    }
+
     fn begin_renewal(&mut self, now: Instant) {
         let (lost, taken) = (self.can_be_repaired(), self.repairs.is_taken());
         let Some(renewing) = &mut self.renewing else { return };
@@ -213,7 +222,7 @@ impl SteeringWatch {
         }
     }
 
-    fn log_change(&self, before: &[Lost]) {
+    fn log_change(&self, before: &[Lost], now: Instant) {
         let lost = &self.look.lost;
         if *lost == before {
             return;
@@ -222,12 +231,18 @@ impl SteeringWatch {
             None => tracing::info!("steering is in place again"),
             Some(remedy) => tracing::error!(
                 "steering is not in place: {}; new connections hang, and can leave uninspected only if this machine \
-                 forwards and port_rules are lost with the packet rules; fix: {}",
+                 forwards and port_rules are lost with the packet rules; {}fix: {}",
                 list(lost),
+                self.next_repair(now),
                 remedy.as_str()
             ),
         }
     }
+}
+
+/// In whole seconds, at least one.
+fn seconds(pause: Duration) -> u64 {
+    pause.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
 fn list(lost: &[Lost]) -> String {
