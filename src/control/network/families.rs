@@ -82,8 +82,19 @@ impl FamilyRefusals {
         }
         // What the kernel could not take is tried again at the next look, and told then.
         if self.in_kernel.as_ref() == Some(&wanted) {
+            states.iter_mut().for_each(|(pool, states)| self.spare_unused(pool, states));
             self.log_changes(&states);
             self.logged = states;
+        }
+    }
+
+    /// A family that no client of the pool has is not missed.
+    fn spare_unused(&self, pool: &str, states: &mut [FamilyReachability; 2]) {
+        for (state, v4) in states.iter_mut().zip([true, false]) {
+            let is_clients = |(client, name): &ClientPool| &**name == pool && client.addr().is_ipv4() == v4;
+            if !self.clients.iter().any(is_clients) {
+                *state = FamilyReachability::Yes;
+            }
         }
     }
 
@@ -254,6 +265,19 @@ mod tests {
 
     fn shown(ranges: &[(IpAddr, IpAddr)]) -> Vec<String> {
         ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect()
+    }
+
+    #[test]
+    fn family_without_clients_is_not_missed() {
+        let scope = RefusalScope { interfaces: Vec::new(), ports: None };
+        let clients = [("10.0.1.0/24", "old"), ("10.0.2.0/24", "both"), ("fd00::/8", "both")];
+        let clients = clients.map(|(network, pool)| (network.parse().unwrap(), Arc::from(pool)));
+        let refusals = FamilyRefusals::new(scope, clients.into(), true);
+        for (pool, told) in [("old", FamilyReachability::Yes), ("both", FamilyReachability::No)] {
+            let mut states = [FamilyReachability::Unrouted, FamilyReachability::No];
+            refusals.spare_unused(pool, &mut states);
+            assert_eq!(states, [FamilyReachability::Unrouted, told], "{pool}");
+        }
     }
 
     #[test]
