@@ -2,13 +2,15 @@
 
 use crate::clients::connect_from;
 use crate::config::Config;
+use crate::flows::Flow;
 use crate::gateway::{Files, Gateway, Rules, unprivileged};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::{Namespace, text};
+use crate::servers::Server;
 use crate::traffic::pass;
 use crate::wait::PATIENCE;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -17,6 +19,7 @@ crate::trials! {
         iptables_rules_fail_closed_without_gateway,
         nftables_rules_fail_closed_without_gateway,
         nftables_rules_steer_as_iptables_rules_do,
+        masqueraded_pools_send_nothing,
         rejected_quic_makes_clients_fall_back;
     once:
         iptables_rules_leave_no_trace,
@@ -92,6 +95,45 @@ fn nftables_rules_steer_as_iptables_rules_do(family: Family) {
     pass(&client, &upstream, b"hello");
     let direct = lab.expect_reset(Tenant::Alpha, SocketAddr::new(family.gateway(), 15001), b"");
     gateway.expect_outcome(direct, "destination_local");
+}
+
+/// Without the rules against conntrack, NAT of others would have flows leave from the machine's own address.
+fn masqueraded_pools_send_nothing(family: Family) {
+    let tables = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    let legacy = if family == Family::V4 { "iptables-legacy" } else { "ip6tables-legacy" };
+    for (rules, lost) in [
+        (Rules::Iptables, format!("{tables} -w -t raw -F EGRET_OUTPUT")),
+        (Rules::Iptables, format!("{tables} -w -t raw -F")),
+        (Rules::Legacy, format!("{legacy} -w -t raw -F")),
+        (Rules::Nftables, "nft flush chain inet egret untrack_out".to_owned()),
+    ] {
+        let lab = Lab::new();
+        let nat = if rules == Rules::Legacy { legacy } else { tables };
+        let files = Files::new(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        let _gateway = Gateway::start(&lab, files);
+        lab.gateway.shell(&format!("{nat} -w -t nat -A POSTROUTING -o s0 -j MASQUERADE"));
+        let server = Server::raw(&lab, family, 7000);
+        let flow = Flow::open(&lab, Tenant::Alpha, &server);
+        flow.assert_alive();
+        lab.gateway.shell(&lost);
+        (&flow.client).write_all(b"late").unwrap();
+        let second = lab.connect(Tenant::Alpha, server.address());
+        let mut read = [0; 4];
+        flow.upstream.set_read_timeout(Some(BRIEF)).unwrap();
+        let early = (&flow.upstream).read(&mut read).map_err(|error| error.kind());
+        assert_eq!(early, Err(ErrorKind::WouldBlock), "{rules:?}: {lost}");
+        server.assert_untouched();
+        // Nothing was refused: it comes once the rules are back.
+        lab.must_steer("up", &path, rules);
+        flow.upstream.set_read_timeout(Some(PATIENCE)).unwrap();
+        (&flow.upstream).read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"late");
+        let upstream = server.accept();
+        assert!(Tenant::Alpha.owns_source(upstream.peer_addr().unwrap().ip()), "{rules:?}: {lost}");
+        pass(&second, &upstream, b"hello");
+    }
 }
 
 fn rejected_quic_makes_clients_fall_back(family: Family) {

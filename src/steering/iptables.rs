@@ -55,7 +55,11 @@ pub(super) fn render(params: &SteeringParams, family: FamilyTools) -> String {
     let tables = [
         table("filter", &hooks, &filter(params, family)),
         table("raw", &[("PREROUTING", "EGRET_PREROUTING"), ("OUTPUT", "EGRET_OUTPUT")], &raw(params, family)),
-        table("mangle", &[("PREROUTING", "EGRET_PREROUTING")], &mangle(params, family)),
+        table(
+            "mangle",
+            &[("PREROUTING", "EGRET_PREROUTING"), ("POSTROUTING", "EGRET_POSTROUTING")],
+            &mangle(params, family),
+        ),
     ];
     tables.concat()
 }
@@ -189,7 +193,18 @@ fn mangle(params: &SteeringParams, family: FamilyTools) -> TableChains {
         ("EGRET_STEER", steer),
         ("EGRET_DIVERT", vec![format!("-j MARK --set-xmark {mark}"), "-j ACCEPT".to_owned()]),
         ("EGRET_UNSTEERED", unsteered(params, family)),
+        ("EGRET_POSTROUTING", tracked(params, family)),
     ]
+}
+
+/// Drops what conntrack tracks of the pools, which it does once the raw table has lost its rules: NAT would have it leave from
+/// another address.
+fn tracked(params: &SteeringParams, family: FamilyTools) -> Vec<String> {
+    let of_pool = |SteeredPool { network, ports }: &SteeredPool| {
+        let (network, ports) = (network.trunc(), colon(*ports));
+        format!("-s {network} -p tcp -m tcp --sport {ports} -m conntrack ! --ctstate UNTRACKED -j DROP")
+    };
+    pools(params, family).map(of_pool).collect()
 }
 
 /// Counts packets that are not intercepted, and logs a sample. The kernel then forwards them if it may, else drops

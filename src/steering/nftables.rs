@@ -23,6 +23,7 @@ pub(super) fn render(params: &SteeringParams) -> String {
         ("steer", Some("prerouting priority mangle"), steer(params)),
         ("refuse", Some("forward priority filter"), refuse(params)),
         ("input", Some("input priority filter"), input(params)),
+        ("tracked", Some("postrouting priority mangle"), tracked(params)),
         ("refuse_ports", None, refuse_ports(params)),
         ("unsteered", None, unsteered(params)),
     ] {
@@ -78,8 +79,10 @@ fn refuse(params: &SteeringParams) -> Vec<String> {
             (_, false) => format!("ip6 saddr {}", listed(*source)),
         }
     });
-    let matches = interfaces(&params.interfaces, "iifname").into_iter().chain(sources);
-    matches.map(|matched| format!("{matched} jump refuse_ports")).collect()
+    // A rule for each, by which the gateway sees that they are there.
+    let (patterns, names) = quoted(&params.interfaces);
+    let steered = patterns.into_iter().chain(names).map(|name| format!("iifname {name}"));
+    steered.chain(sources).map(|matched| format!("{matched} jump refuse_ports")).collect()
 }
 
 fn refuse_ports(params: &SteeringParams) -> Vec<String> {
@@ -141,6 +144,13 @@ fn untrack_out(params: &SteeringParams) -> Vec<String> {
         steered.map(|matched| format!("{matched} {ports} fib saddr type != local notrack")).collect();
     rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(pool, 's'))));
     rules
+}
+
+/// Drops what conntrack tracks of the pools, which it does once `untrack_out` is lost: NAT would have it leave from another
+/// address.
+fn tracked(params: &SteeringParams) -> Vec<String> {
+    let of_pool = |pool| format!("{} ct state != untracked drop", pool_match(pool, 's'));
+    params.pools.iter().map(of_pool).collect()
 }
 
 /// Matches a pool as destination (`side` is `d`) or source (`s`).

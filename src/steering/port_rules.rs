@@ -86,6 +86,8 @@ pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
     let everybody_is_a_tenant = sources.iter().any(|source| source.prefix_len() == 0);
     let mut rules = vec![
         any(LAST, "nop".to_owned()),
+        // Another one, so that packets still skip to the end when one of the two is lost.
+        PortRule { priority: LAST, packets: RulePackets::Own, rest: "nop".to_owned() },
         PortRule { priority: OWN_PACKETS, packets: RulePackets::Own, rest: to_end.clone() },
     ];
     if !everybody_is_a_tenant {

@@ -225,7 +225,8 @@ load_iptables() { # iptables|ip6tables ip|ip6
     case $("$1" -V) in
         *nf_tables*)
             is_recorded "tables.$1" || record "tables.$1" "$(tables_of "$1")"
-            is_recorded "input.$1" || record "input.$1" "$(has_input "$2")"
+            is_recorded "input.$1" || record "input.$1" "$(has_chain "$2" filter INPUT)"
+            is_recorded "postrouting.$1" || record "postrouting.$1" "$(has_chain "$2" mangle POSTROUTING)"
             ;;
     esac
     # All of it is there before the tool starts: the legacy backend holds a lock while it reads, which -C would wait for.
@@ -251,8 +252,8 @@ load_iptables() { # iptables|ip6tables ip|ip6
     printf '%s\n' "$rules" | "$1-restore" -w --noflush
     for tool in $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
 }
-has_input() { # ip|ip6: whether the table has the chain; the nftables backend makes it when somebody uses it
-    if have nft && nft list chain "$1" filter INPUT >/dev/null 2>&1; then echo yes; else echo no; fi
+has_chain() { # ip|ip6 TABLE CHAIN: whether the chain is there; the nftables backend makes it when somebody uses it
+    if have nft && nft list chain "$1" "$2" "$3" >/dev/null 2>&1; then echo yes; else echo no; fi
 }
 # The tools of the backends that this tool does not use: rules that were loaded before the alternative changed.
 other_backends() { # iptables|ip6tables
@@ -275,13 +276,15 @@ remove_iptables() { # iptables|iptables-nft|iptables-legacy... ip|ip6
     case $("$1" -V) in *nf_tables*) ;; *) return 0 ;; esac
     known=tables.${1%-nft}
     if ! is_recorded "$known" || ! have nft; then return 0; fi
-    if [ "$(recorded "input.${1%-nft}")" = no ] && ! "$1-save" -t filter | grep -qE '^-A INPUT |^:INPUT DROP '; then
-        nft delete chain "$2" filter INPUT 2>/dev/null || :
-    fi
+    if [ "$(recorded "input.${1%-nft}")" = no ]; then remove_chain "$1" "$2" filter INPUT; fi
+    if [ "$(recorded "postrouting.${1%-nft}")" = no ]; then remove_chain "$1" "$2" mangle POSTROUTING; fi
     for table in $(tables_of "$1"); do
         case " $(recorded "$known")" in *" $table "*) continue ;; esac
         if ! "$1-save" -t "$table" | grep -qE '^-A |^:[^ ]+ (DROP|-) '; then nft delete table "$2" "$table"; fi
     done
+}
+remove_chain() { # iptables|iptables-nft... ip|ip6 TABLE CHAIN: unless somebody uses it by now
+    if ! "$1-save" -t "$3" | grep -qE "^-A $4 |^:$4 DROP "; then nft delete chain "$2" "$3" "$4" 2>/dev/null || :; fi
 }
 load_nftables() {
     rules=$(cat)
