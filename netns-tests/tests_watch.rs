@@ -31,6 +31,7 @@ crate::trials! {
         removed_exemption_leaves_the_gateway_ready,
         disabled_watch_reports_nothing,
         reload_to_missing_interface_is_refused,
+        rules_of_mistyped_interface_are_told,
         reload_without_helper_names_the_command
 }
 
@@ -195,7 +196,7 @@ fn lost_routes_and_marks_are_repaired() {
                 "IPv6: routing table 100",
             ),
             ("ip rule del fwmark 1/1", "mark_rule", "IPv4: there is no rule `fwmark 0x1/0x1 lookup 100`"),
-            ("ip -6 rule flush protocol 230", "port_rules", "IPv6: 10 of the `ip rule` entries"),
+            ("ip -6 rule flush protocol 230", "port_rules", "IPv6: 11 of the `ip rule` entries"),
             ("ip -6 route flush table 100", "steering_table", "IPv6: routing table 100"),
             ("ip route del local 203.0.113.16/30 dev lo", "local_routes", "203.0.113.16/30 of the pools"),
         ],
@@ -470,6 +471,52 @@ fn reload_to_missing_interface_is_refused() {
     let server = Server::raw(&lab, Family::V4, 7000);
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     wait_until_well(&gateway);
+}
+
+/// Rules that were made from the broken files, where nothing kept the last good ones.
+fn rules_of_mistyped_interface_are_told() {
+    for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
+        let lab = Lab::new();
+        let before = Config { gateway: grown(&lab).gateway, ..config(&lab) };
+        let gateway = lab.start_steered_gateway(&before, rules);
+        let path = gateway.config();
+        let mistyped = Config { interfaces: "[\"c00\"]".into(), ..before.clone() };
+        gateway.write(&mistyped.render(&gateway.flow_log()));
+        let checked = gateway.egret(&["check"]);
+        assert_eq!(checked.status.code(), Some(1), "{}", text(&checked));
+        assert!(
+            text(&checked).contains("no interface c00")
+                && text(&checked).contains("`egret reload` refuses it")
+        );
+        assert_eq!(gateway.egret(&["reload"]).status.code(), Some(1));
+        let status = text(&lab.steer("status", &path, rules));
+        assert!(status.contains("c00") && !status.contains("restart egret-steering"), "{status}");
+        lab.must_steer("up", &path, rules);
+        let told =
+            ["for interface c00", "none for c0", "; fix: correct [steering] interfaces, then `egret reload`"];
+        wait_for("the other interface to be told", || {
+            let said = gateway.stderr();
+            if told.iter().all(|words| said.contains(words)) { Ok(()) } else { Err(said) }
+        });
+        let said = complaint(&gateway);
+        assert!(
+            !said.contains("restart egret-steering") && said.contains("\nfix: correct [steering]"),
+            "{said}"
+        );
+        for part in ["packet_rules", "port_rules"] {
+            gateway.wait_for_metric("egret_steering_part_intact", &[("part", part)], |intact| intact == 0);
+        }
+        gateway.write(&before.render(&gateway.flow_log()));
+        let ward = Ward::default();
+        thread::scope(|scope| {
+            let _healer = Healer::start(scope, &ward, &lab, &path, rules);
+            let answer = gateway.egret(&["reload"]);
+            assert!(answer.status.success(), "{}", text(&answer));
+            wait_until_well(&gateway);
+        });
+        let server = Server::raw(&lab, Family::V4, 7000);
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    }
 }
 
 fn reload_without_helper_names_the_command() {

@@ -128,20 +128,28 @@ attempt() { # WHAT COMMAND...
 # too. At a boot neither may be there yet.
 mistyped() {
     if [ -z "$kept" ] || [ ! -f "$kept" ]; then return 1; fi
-    for name in $(interfaces_of "$scratch"); do
-        if is_interface "$name" || names "$kept" "$name"; then continue; fi
-        for before in $(interfaces_of "$kept"); do
-            if is_interface "$before" && ! names "$scratch" "$before"; then
-                why="$config: no interface is called $name, and traffic is intercepted on $before, which it no longer names: correct [steering] interfaces"
-                return 0
-            fi
-        done
+    missing=$(new_names | head -n 1)
+    lost=$(interfaces_of "$kept" | while IFS= read -r name; do
+        if is_interface "$name" && ! names "$scratch" "$name"; then printf '%s\n' "$name"; fi
+    done | head -n 1)
+    if [ -z "$missing" ] || [ -z "$lost" ]; then return 1; fi
+    why="$config: no interface is called $missing, and traffic is intercepted on $lost, which it no longer names: correct [steering] interfaces"
+}
+# Interfaces and patterns of the new script that match nothing, and that the kept one does not name.
+new_names() {
+    interfaces_of "$scratch" | while IFS= read -r name; do
+        if ! is_interface "$name" && ! names "$kept" "$name"; then printf '%s\n' "$name"; fi
+    done
+}
+interfaces_of() { sed -n 's/^interfaces_exist //p' "$1" | tr -d "'" | tr ' ' '\n'; } # FILE
+is_interface() { # NAME|PATTERN
+    for link in /proc/sys/net/ipv4/conf/*; do
+        # shellcheck disable=SC2254 # a pattern is meant
+        case ${link##*/} in all | default) ;; $1) return 0 ;; esac
     done
     return 1
 }
-interfaces_of() { sed -n 's/^interfaces_exist //p' "$1" | tr -d "'" | tr ' ' '\n' | grep -v '[*]'; } # FILE; without patterns
-is_interface() { [ -e "/proc/sys/net/ipv4/conf/$1" ]; }
-names() { interfaces_of "$1" | grep -qxF "$2"; } # FILE INTERFACE
+names() { interfaces_of "$1" | grep -qxF -- "$2"; } # FILE INTERFACE
 run_script() { # FILE
     if ! said=$(sh "$1" 2>&1); then
         why=${said:-the script failed}
@@ -149,9 +157,11 @@ run_script() { # FILE
     fi
     if [ -n "$said" ]; then printf '%s\n' "$said" | tell 4; fi
 }
-# Replaces the kept rules atomically, and durably over a power failure.
+# Replaces the kept rules atomically, and durably over a power failure. Early in a boot interfaces may not be there yet, so that
+# a mistyped one cannot be told: such rules do not become the last good ones.
 keep() {
     if [ -z "$kept" ]; then return 0; fi
+    if [ -f "$kept" ] && [ -n "$(new_names)" ]; then return 0; fi
     if ! { mkdir -p "${kept%/*}" && chmod 700 "${kept%/*}" && cp "$scratch" "$kept.new" && sync "$kept.new" &&
         mv "$kept.new" "$kept"; }; then
         printf 'steer.sh: the rules could not be kept in %s as a fallback for a broken configuration\n' "${kept%/*}" | tell 3

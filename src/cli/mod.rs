@@ -68,7 +68,8 @@ enum Command {
     },
     /// Validate the configuration and show everything that is wrong with it
     ///
-    /// Exit code 0: it can be used, and every test passes; 1: it cannot be used, or a test fails; 2: the tests cannot be read.
+    /// Exit code 0: it can be used, and every test passes; 1: it cannot be used, a reload on this steered machine would refuse its interfaces, or a test
+    /// fails; 2: the tests cannot be read.
     Check {
         #[command(flatten)]
         path: ConfigPath,

@@ -4,8 +4,9 @@ use super::findings::{CheckFinding, report};
 use super::{journal, output, tool};
 use crate::config::Severity;
 use crate::steering::{
-    self, Conflict, ConflictSeverity, FilterFormat, InterceptedPorts, MachineNetwork, MachineOutput,
-    PartDifference, SteeringOutput, SteeringParams, SteeringPlan,
+    self, Conflict, ConflictSeverity, FilterFormat, InterceptedPorts, Ipv6Routing, MachineNetwork,
+    MachineOutput, MissingInterfaces, PartDifference, PlanPart, Remedy, SteeringOutput, SteeringParams,
+    SteeringPlan,
 };
 use crate::sys::routing;
 use std::cell::Cell;
@@ -49,8 +50,14 @@ pub(super) fn end_print(code: ExitCode) -> ExitCode {
 /// `up` refuses are errors.
 pub(super) fn conflicts(params: &SteeringParams) -> Vec<(Severity, String, String)> {
     let machine = machine(params);
-    let missing = steering::missing_interfaces(params, &machine).into_iter();
-    let conflicts = missing.chain(steering::conflicts(params, &machine));
+    let refused = refused_interfaces(params);
+    // Told once.
+    let missing = if refused.is_none() { steering::missing_interfaces(params, &machine) } else { Vec::new() };
+    let conflicts = missing.into_iter().chain(steering::conflicts(params, &machine));
+    let refused = refused.map(|refused| {
+        let found = format!("{}: `egret reload` refuses it", refused.found());
+        (Severity::Error, found, refused.fix())
+    });
     let found = conflicts.map(|Conflict { gravity, found, why, fix }| {
         let severity = match gravity {
             ConflictSeverity::Refused => Severity::Error,
@@ -58,7 +65,12 @@ pub(super) fn conflicts(params: &SteeringParams) -> Vec<(Severity, String, Strin
         };
         (severity, format!("{found}: {why}"), fix)
     });
-    found.collect()
+    refused.into_iter().chain(found).collect()
+}
+
+/// Interfaces that a reload refuses, because this machine is steered and has none of that name.
+fn refused_interfaces(params: &SteeringParams) -> Option<MissingInterfaces> {
+    steering::replace_interfaces(&steering::steered_interfaces(), &params.interfaces).err()
 }
 
 /// `egret steering print --down`: prints the script that removes steering of either format. Needs no configuration.
@@ -87,14 +99,19 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
     let observed = observe(params.table);
     let in_use = if observed.nftables.is_some() { FilterFormat::Nftables } else { FilterFormat::Iptables };
     let format = format.unwrap_or(in_use);
-    let differences = steering::compare(&plan(params, format), &observed);
+    let mut differences = steering::compare(&plan(params, format), &observed);
+    if refused_interfaces(params).is_some() {
+        // Rules made from these files would intercept nothing.
+        let renewed = differences.iter_mut().filter(|part| part.remedy == Remedy::Renew);
+        renewed.for_each(|part| part.remedy = Remedy::CorrectFiles);
+    }
     let mut found = of_machine(params);
     found.extend(source_validation(params));
     let may_list = !observed.is_denied;
-    found.extend(differences.into_iter().map(|difference| match difference.what {
-        what if steering::PACKET_RULES.contains(&what) && !may_list => unknown(what),
-        _ if steering::has_ipv6() => finding(difference),
-        _ => without_ipv6(difference),
+    let ipv6 = steering::ipv6_routing(&params.interfaces, &observed.interfaces);
+    found.extend(differences.into_iter().map(|difference| {
+        let part = difference.part;
+        if part.needs_root() && !may_list { unknown(part) } else { with_ipv6(difference, ipv6) }
     }));
     found.extend(fallback().map(|why| {
         CheckFinding::fail(
@@ -120,9 +137,9 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
 }
 
 /// Warning of a part that an operator without root cannot see: unknown is not broken.
-fn unknown(what: &'static str) -> CheckFinding {
+fn unknown(part: PlanPart) -> CheckFinding {
     CheckFinding::warn(
-        what,
+        part.as_str(),
         "not known: only root may list packet rules",
         "the gateway watches them itself: see /readyz and egret_steering_intact",
         "sudo egret steering status",
@@ -210,30 +227,28 @@ fn machine(params: &SteeringParams) -> MachineNetwork {
     MachineNetwork::read(&told, params.resolvers.iter().copied())
 }
 
-/// Without IPv6 in the kernel, steering leaves that family out.
-fn without_ipv6(difference: PartDifference) -> CheckFinding {
-    match difference.what {
-        what if what.starts_with("IPv6") => CheckFinding::ok(what, "not needed: this machine has no IPv6"),
-        _ => finding(difference),
+/// Steering leaves out what IPv6 the machine does not have.
+fn with_ipv6(difference: PartDifference, ipv6: Ipv6Routing) -> CheckFinding {
+    let part = difference.part;
+    let left_out = if steering::has_ipv6() { part.needs_loopback_ipv6() } else { part.is_of_ipv6() };
+    match ipv6 {
+        Ipv6Routing::Unneeded if left_out => {
+            CheckFinding::ok(part.as_str(), "not needed: this machine has no IPv6")
+        }
+        Ipv6Routing::OffOnLoopback if left_out => CheckFinding::fail(
+            part.as_str(),
+            "IPv6 is off on the loopback interface",
+            part.consequence(),
+            Remedy::Loopback.as_str(),
+        ),
+        Ipv6Routing::Possible | Ipv6Routing::OffOnLoopback | Ipv6Routing::Unneeded => finding(difference),
     }
 }
 
-fn finding(difference: PartDifference) -> CheckFinding {
-    let why = match difference.what {
-        "reserved ports" => "other programs may be given ports that the pools need",
-        "IPv4 local routes" | "IPv6 local routes" => "packets for the gateway are not received",
-        "IPv4 mark rule" | "IPv6 mark rule" => "intercepted packets are dropped, so connections hang",
-        "IPv4 rules against forwarding" | "IPv6 rules against forwarding" => {
-            "intercepted ports can leave uninspected if packet rules are lost too and this machine forwards"
-        }
-        _ => {
-            "connections hang; they can leave uninspected only if this machine forwards and its rules against \
-             forwarding are lost too"
-        }
-    };
-    match difference.wrong {
-        None => CheckFinding::ok(difference.what, difference.note.unwrap_or_else(|| "in place".to_owned())),
-        Some(wrong) => CheckFinding::fail(difference.what, wrong, why, difference.remedy.as_str()),
+fn finding(PartDifference { part, wrong, note, remedy }: PartDifference) -> CheckFinding {
+    match wrong {
+        None => CheckFinding::ok(part.as_str(), note.unwrap_or_else(|| "in place".to_owned())),
+        Some(wrong) => CheckFinding::fail(part.as_str(), wrong, part.consequence(), remedy.as_str()),
     }
 }
 

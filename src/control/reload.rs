@@ -1,7 +1,6 @@
 //! Reloads the configuration on a thread of its own, so that neither a million names nor a dead disk delays flows,
 //! metrics or other orders.
 
-mod interfaces;
 mod result;
 
 use super::active_config::{ActiveConfig, CompiledConfig};
@@ -20,6 +19,7 @@ use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig, Texts};
 use crate::egress::Ledger;
 use crate::gateway::GatewayState;
+use crate::steering::replace_interfaces;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
 use result::{ReloadError, ReloadSummary, answer, audit_result, say};
@@ -238,7 +238,7 @@ impl Reloader {
     /// Puts the files' configuration in force. For a promotion only if it matches the candidate, which ends then.
     fn exchange(&mut self, promotion: Option<PromoteOrder>) -> Result<ReloadSummary, ReloadError> {
         let LoadedConfig { mut config, warnings, files, texts, .. } = self.source.read()?;
-        interfaces::check(&self.running.steering.interfaces, &config.steering.interfaces)?;
+        replace_interfaces(&self.running.steering.interfaces, &config.steering.interfaces)?;
         let read = ConfigDigest::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {

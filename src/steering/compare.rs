@@ -1,11 +1,16 @@
 //! Compares the rules and routes in the kernel with the plan.
 
+mod part;
+mod routing;
+
+pub use part::PlanPart;
+pub use routing::before_mark_rule;
+
 use super::ahead::{self, RulePosition};
-use super::{
-    PacketRules, Remedy, Routing, RulePackets, SteeringPlan, nftables, origin, overtaking, script, watched,
-};
+use super::{PacketRules, Remedy, SteeringPlan, nftables};
 use crate::addr::PortRange;
-use std::collections::{BTreeSet, HashSet};
+use crate::sys::routing::IpFamily;
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 /// Output of the read-only commands; `None` where a command failed or had nothing to list.
@@ -36,8 +41,8 @@ pub struct SteeringOutput {
 /// The result for one part of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartDifference {
-    /// Name of the part.
-    pub what: &'static str,
+    /// The part.
+    pub part: PlanPart,
     /// The difference; `None` if there is none.
     pub wrong: Option<String>,
     /// A remark on something that is not wrong.
@@ -47,13 +52,10 @@ pub struct PartDifference {
 }
 
 impl PartDifference {
-    fn new(what: &'static str, wrong: Option<String>) -> Self {
-        Self { what, wrong, note: None, remedy: Remedy::Renew }
+    fn new(part: PlanPart, wrong: Option<String>) -> Self {
+        Self { part, wrong, note: None, remedy: Remedy::Renew }
     }
 }
-
-/// The parts that only root can list.
-pub const PACKET_RULES: [&str; 3] = ["IPv4 packet rules", "IPv6 packet rules", "packet rules"];
 
 /// One entry for each part of the plan.
 pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDifference> {
@@ -62,13 +64,13 @@ pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDiffer
     match &plan.packet_rules {
         PacketRules::Iptables { v4, v6 } => {
             let wrong = iptables(v4, observed.iptables.as_deref(), plan, &mut exempt);
-            found.push(PartDifference::new(PACKET_RULES[0], wrong));
+            found.push(PartDifference::new(PlanPart::PacketRulesOf(IpFamily::V4), wrong));
             let wrong = iptables(v6, observed.ip6tables.as_deref(), plan, &mut exempt);
-            found.push(PartDifference::new(PACKET_RULES[1], wrong));
+            found.push(PartDifference::new(PlanPart::PacketRulesOf(IpFamily::V6), wrong));
         }
         PacketRules::Nftables(table) => {
             let wrong = nft(table, observed.nftables.as_deref(), &mut exempt);
-            found.push(PartDifference::new(PACKET_RULES[2], wrong));
+            found.push(PartDifference::new(PlanPart::PacketRules, wrong));
         }
     }
     if !exempt.is_empty() {
@@ -77,45 +79,53 @@ pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDiffer
             exempt.len(),
             exempt.join("; ")
         );
-        found.push(PartDifference { note: Some(note), ..PartDifference::new("exemptions", None) });
+        found.push(PartDifference { note: Some(note), ..PartDifference::new(PlanPart::Exemptions, None) });
     }
     if let Some(left) = left_over(plan, observed) {
-        found.push(PartDifference::new("left-over rules", Some(left)));
+        found.push(PartDifference::new(PlanPart::LeftOver, Some(left)));
     }
-    let names = [
-        ["IPv4 mark rule", "IPv4 local routes", "IPv4 rules against forwarding"],
-        ["IPv6 mark rule", "IPv6 local routes", "IPv6 rules against forwarding"],
-    ];
-    for (index, routing) in plan.routing.iter().enumerate() {
-        let wrong = mark_rule(routing, observed.rules[index].as_deref());
-        found.push(PartDifference::new(names[index][0], wrong));
-        let wrong = local_routes(routing, observed.routes[index].as_deref());
-        let foreign = foreign_route(routing, observed.steering_tables[index].as_deref());
-        found.push(match foreign {
-            None => PartDifference::new(names[index][1], wrong),
-            foreign => PartDifference {
-                remedy: Remedy::DeleteRoute,
-                ..PartDifference::new(names[index][1], foreign)
-            },
-        });
-        let shown = observed.rules[index].as_deref();
-        let wrong = missing_port_rule(routing, shown, &observed.interfaces);
-        let overtaken = shown.filter(|_| wrong.is_none()).and_then(|shown| before_port_rules(plan, shown));
-        found.push(match overtaken {
-            None => PartDifference::new(names[index][2], wrong),
-            wrong => {
-                PartDifference { remedy: Remedy::MoveRule, ..PartDifference::new(names[index][2], wrong) }
-            }
-        });
+    for (index, family) in IpFamily::ALL.into_iter().enumerate() {
+        found.extend(of_routing(plan, observed, index, family));
     }
     let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
-    found.push(PartDifference::new("reserved ports", wrong));
+    found.push(PartDifference::new(PlanPart::ReservedPorts, wrong));
     if hands_to_other_port(&plan.packet_rules, observed) {
         // Steering alone would hand connections to a port that the running gateway does not listen on.
         let renewed = found.iter_mut().filter(|part| part.wrong.is_some() && part.remedy == Remedy::Renew);
         renewed.for_each(|part| part.remedy = Remedy::RestartBoth);
     }
     found
+}
+
+/// The parts of one family that no packet filter holds.
+fn of_routing(
+    plan: &SteeringPlan,
+    observed: &SteeringOutput,
+    index: usize,
+    family: IpFamily,
+) -> [PartDifference; 3] {
+    let planned = &plan.routing[index];
+    let (rules, routes) = (observed.rules[index].as_deref(), observed.routes[index].as_deref());
+    let mark_rule = PartDifference::new(PlanPart::MarkRule(family), routing::mark_rule(planned, rules));
+    let missing = routing::local_routes(planned, routes);
+    let local_routes = match routing::foreign_route(planned, observed.steering_tables[index].as_deref()) {
+        None => PartDifference::new(PlanPart::LocalRoutes(family), missing),
+        foreign => PartDifference {
+            remedy: Remedy::DeleteRoute,
+            ..PartDifference::new(PlanPart::LocalRoutes(family), foreign)
+        },
+    };
+    let missing = routing::missing_port_rule(planned, rules, &observed.interfaces);
+    let overtaken =
+        rules.filter(|_| missing.is_none()).and_then(|shown| routing::before_port_rules(plan, shown));
+    let port_rules = match overtaken {
+        None => PartDifference::new(PlanPart::PortRules(family), missing),
+        wrong => PartDifference {
+            remedy: Remedy::MoveRule,
+            ..PartDifference::new(PlanPart::PortRules(family), wrong)
+        },
+    };
+    [mark_rule, local_routes, port_rules]
 }
 
 /// True if the rules in the kernel hand connections to a listener's port, and not to the plan's.
@@ -280,103 +290,6 @@ fn is_exemption(rule: &str) -> bool {
     let narrow = [" -s ", " -d ", "saddr ", "daddr "].iter().any(|word| rule.contains(word));
     let verdict = ["-j ACCEPT", "-j RETURN", " accept", " return"].iter().any(|word| rule.ends_with(word));
     narrow && verdict && !rule.contains(" ! -s ") && !rule.contains(" ! -d ") && !rule.contains("addr != ")
-}
-
-fn mark_rule(routing: &Routing, shown: Option<&str>) -> Option<String> {
-    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
-    let (mark, table) = (routing.mark, routing.table);
-    let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
-    if !shown.lines().any(|line| has_words(line, &wanted)) {
-        return Some(format!("no rule `{wanted}`"));
-    }
-    before_mark_rule(shown, mark, table).map(|rule| {
-        format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
-    })
-}
-
-fn has_words(line: &str, words: &str) -> bool {
-    format!("{} ", line.trim_end()).contains(&format!(" {words} "))
-}
-
-/// The rule of `ip -N rule show` that packets with our mark meet before ours, and may go by.
-pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
-    let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
-    let mut before = shown.lines().take_while(|line| !has_words(line, &wanted));
-    let overtakes = before.find(|line| {
-        // What is for packets of a VRF alone does no harm.
-        !line.contains("l3mdev")
-            && overtaking::parse(line).is_none_or(|rule| overtaking::may_take_marked(&rule, mark))
-    })?;
-    Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))
-}
-
-fn missing_port_rule(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -> Option<String> {
-    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
-    let present: HashSet<_> = shown.lines().filter_map(as_added).collect();
-    // A pattern stands for the interfaces that it covers.
-    let wanted = routing.port_rules.iter().flat_map(|rule| match &rule.packets {
-        RulePackets::Interface(pattern) if pattern.is_pattern() => {
-            let covered = interfaces.iter().filter(|name| pattern.covers(name));
-            covered.map(|name| rule.to_string().replace(&pattern.to_string(), name)).collect()
-        }
-        RulePackets::Any | RulePackets::Own | RulePackets::Interface(_) | RulePackets::Source(_) => {
-            vec![rule.to_string()]
-        }
-    });
-    wanted.into_iter().find(|rule| !present.contains(rule)).map(|rule| format!("no rule `{rule}`"))
-}
-
-fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
-    let (rules, lines): (Vec<_>, Vec<_>) =
-        shown.lines().filter_map(|line| Some((overtaking::parse(line)?, line))).unzip();
-    let at = overtaking::before_port_rules(&rules, &plan.interfaces, &plan.sources)?;
-    let rule = lines[at].split_whitespace().collect::<Vec<_>>().join(" ");
-    Some(format!(
-        "the rule `{rule}` comes before or among them: it may route intercepted ports on, or is skipped"
-    ))
-}
-
-/// Translates a line of `ip -N rule show` of Egret's into what `ip rule add pref` takes. `None` for others' rules.
-fn as_added(line: &str) -> Option<String> {
-    let (priority, rest) = line.split_once(':')?;
-    let (rule, protocol) = rest.rsplit_once(" proto ")?;
-    if protocol.trim().parse() != Ok(origin::UP) {
-        return None;
-    }
-    let rule = rule.trim().strip_prefix("from all ").unwrap_or(rule.trim());
-    let words = rule.split_whitespace().filter(|word| !matches!(*word, "[detached]" | "[unresolved]"));
-    let mut words: Vec<_> = words.map(|word| word.strip_prefix("ipproto-").unwrap_or(word)).collect();
-    match words.last_mut() {
-        Some(action) if *action == "6" => *action = "blackhole",
-        Some(action) if *action == "8" => *action = "prohibit",
-        Some(_) | None => {}
-    }
-    Some(format!("{} {}", priority.trim(), words.join(" ")))
-}
-
-fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {
-    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
-    let table = routing.table.to_string();
-    let mut present = BTreeSet::new();
-    for line in shown.lines() {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let after = |word| words.iter().position(|w| *w == word).and_then(|at| words.get(at + 1)).copied();
-        // The command asks for local routes only; their type is shown as a number too.
-        if let Some(network) = words.get(1).copied() {
-            present.insert((network, after("table").unwrap_or("255")));
-        }
-    }
-    if !present.contains(&("default", table.as_str())) {
-        return Some(format!("table {table} does not deliver locally"));
-    }
-    let missing = |pool: &&ipnet::IpNet| !present.contains(&(script::as_shown(**pool).as_str(), "255"));
-    routing.pools.iter().find(missing).map(|pool| format!("{pool} is not local: answers to it would be lost"))
-}
-
-/// A route in our table that is not ours. Local ones deliver as ours does.
-fn foreign_route(routing: &Routing, shown: Option<&str>) -> Option<String> {
-    let route = shown?.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("local "))?;
-    Some(watched::foreign_route(routing.table, route))
 }
 
 /// The ports missing in `net.ipv4.ip_local_reserved_ports`, if any.

@@ -1,24 +1,60 @@
-//! A reload never moves steering from interfaces that exist to ones that do not: every client would be cut off.
+//! Steering never moves from interfaces that exist to ones that do not: every client would be cut off.
 
+use super::origin;
 use crate::interface::Interface;
-use crate::sys::routing;
+use crate::sys::routing::{self, IpFamily};
+use std::error::Error;
+use std::fmt;
 
 /// Interfaces that the files name and the machine does not have, while traffic is intercepted on others.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "[steering] interfaces: this machine has no interface {missing}, and clients' packets are intercepted on {steered}; \
-     there are: {present}; help: correct the name, or create the interface first (a pattern such as \"veth*\" beside the \
-     others is for interfaces that come later)"
-)]
-pub(super) struct MissingInterfaces {
+#[derive(Debug, PartialEq, Eq)]
+pub struct MissingInterfaces {
     missing: String,
     steered: String,
     present: String,
 }
 
-/// Refuses interfaces that are missing. Where the kernel does not list them, nothing is known to be missing.
-pub(super) fn check(before: &[Interface], after: &[Interface]) -> Result<(), MissingInterfaces> {
+impl MissingInterfaces {
+    /// Names them.
+    pub fn found(&self) -> String {
+        format!(
+            "[steering] interfaces: this machine has no interface {}, and clients' packets are intercepted on {}",
+            self.missing, self.steered
+        )
+    }
+
+    /// The cure.
+    pub fn fix(&self) -> String {
+        format!(
+            "there are: {}; correct the name, or create the interface first (a pattern such as \"veth*\" beside the others is for \
+             interfaces that come later)",
+            self.present
+        )
+    }
+}
+
+impl fmt::Display for MissingInterfaces {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; help: {}", self.found(), self.fix())
+    }
+}
+
+impl Error for MissingInterfaces {}
+
+/// Refuses interfaces that are missing, where `before` are those in force. Where the kernel does not list them, nothing is known
+/// to be missing.
+///
+/// # Errors
+/// Which are missing.
+pub fn replace_interfaces(before: &[Interface], after: &[Interface]) -> Result<(), MissingInterfaces> {
     routing::interfaces().map_or(Ok(()), |present| compare(before, after, &present))
+}
+
+/// Those that Egret's rules of policy routing are for, which everybody may read. Empty on a machine that is not steered.
+pub fn steered_interfaces() -> Vec<Interface> {
+    let rules = routing::rules(IpFamily::V4).unwrap_or_default().into_iter();
+    let names = rules.filter(|rule| rule.protocol == origin::UP).filter_map(|rule| rule.interface);
+    names.filter(|name| name != "lo").filter_map(|name| Interface::parse(&name).ok()).collect()
 }
 
 /// An interface that was named before may be missing, and so may those of patterns, as long as another one is there.

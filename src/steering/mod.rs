@@ -10,6 +10,7 @@ mod conflicts;
 mod counted;
 mod iptables;
 mod machine;
+mod missing;
 mod nftables;
 pub mod origin;
 mod overtaking;
@@ -20,16 +21,19 @@ mod reserve;
 mod script;
 mod watched;
 
-pub use compare::{PACKET_RULES, PartDifference, SteeringOutput, before_mark_rule, compare, not_reserved};
+pub use compare::{PartDifference, PlanPart, SteeringOutput, before_mark_rule, compare, not_reserved};
 pub use conflicts::{Conflict, ConflictSeverity, conflicts, missing_interfaces};
 pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter, counts};
 pub use machine::{MachineNetwork, MachineOutput};
+pub use missing::{MissingInterfaces, replace_interfaces, steered_interfaces};
 pub use params::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
 pub use plan::{PacketRules, Routing, SteeringPlan};
 pub use port_rules::{PortRule, RulePackets};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
-pub use watched::{Lost, Part, Remedy, SteeringLook, SteeringMonitor, drops_marked, has_ipv6};
+pub use watched::{
+    Ipv6Routing, Lost, Part, Remedy, SteeringLook, SteeringMonitor, drops_marked, has_ipv6, ipv6_routing,
+};
 
 use port_rules::port_rules;
 

@@ -5,12 +5,14 @@
 
 mod entrances;
 mod fault;
+mod ipv6;
 mod port_rules;
 mod tables;
 
 pub(super) use entrances::TAKE_OVER;
 pub use entrances::drops_marked;
 pub use fault::{Lost, Part, Remedy};
+pub use ipv6::{Ipv6Routing, has_ipv6, ipv6_routing};
 
 use super::{PacketRules, Routing, SteeringParams, overtaking};
 use crate::addr::PortRange;
@@ -23,7 +25,6 @@ use port_rules::Newcomers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 use std::time::Instant;
 use tables::{NFT_TABLE, PlannedTable, TableKey, TableState, table_of_nftables, tables_of_iptables};
 
@@ -96,8 +97,19 @@ impl SteeringMonitor {
         for (index, family) in IpFamily::ALL.into_iter().enumerate() {
             if family == IpFamily::V4 || has_ipv6() {
                 let rules = routing::rules(family)?;
-                if routes_can_be(family) {
-                    self.routing(index, family, &rules, &mut look)?;
+                let possible = match family {
+                    IpFamily::V4 => Ipv6Routing::Possible,
+                    IpFamily::V6 => ipv6_routing(&self.interfaces, &present),
+                };
+                match possible {
+                    Ipv6Routing::Possible => self.routing(index, family, &rules, &mut look)?,
+                    Ipv6Routing::OffOnLoopback => look.latent.push(Lost {
+                        part: Part::SteeringTable,
+                        what: "IPv6 is off on the loopback interface, so intercepted IPv6 is dropped"
+                            .to_owned(),
+                        remedy: Remedy::Loopback,
+                    }),
+                    Ipv6Routing::Unneeded => {}
                 }
                 self.port_rules(index, &rules, &present, &mut look, now);
             }
@@ -161,11 +173,18 @@ impl SteeringMonitor {
         let called = IpFamily::ALL[index].as_str();
         let missing = self.newcomers[index].look(&self.routing[index], rules, present, now);
         if missing.fixed > 0 {
-            let what = format!(
-                "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports are missing",
+            let are = if missing.fixed == 1 { "is" } else { "are" };
+            let mut what = format!(
+                "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports {are} missing",
                 missing.fixed
             );
-            look.lost.push(renewable(Part::PortRules, what));
+            let mut remedy = Remedy::Renew;
+            if !missing.others.is_empty() {
+                let others: Vec<_> = missing.others.into_iter().collect();
+                what += &format!(", and there are some for interface {}", others.join(", "));
+                remedy = Remedy::CorrectFiles;
+            }
+            look.lost.push(Lost { part: Part::PortRules, what, remedy });
         }
         for name in missing.lost {
             let what = format!("{called}: no `ip rule` blocks forwarding of intercepted ports from {name}");
@@ -276,15 +295,4 @@ fn elsewhere(family: IpFamily) -> IpAddr {
         IpFamily::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
         IpFamily::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
     }
-}
-
-/// True if the kernel has IPv6, by the same test as the script.
-pub fn has_ipv6() -> bool {
-    Path::new("/proc/net/if_inet6").exists()
-}
-
-/// As the script decides: an interface that is closed to IPv6 takes no routes.
-fn routes_can_be(family: IpFamily) -> bool {
-    let closed = || std::fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6");
-    family == IpFamily::V4 || has_ipv6() && closed().is_ok_and(|value| value.trim() == "0")
 }

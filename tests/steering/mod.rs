@@ -335,6 +335,8 @@ fn failed_steer_script_leaves_nothing_open() {
         "steering print --config "*"/good.toml --format iptables") cat "$dir/iptables.sh" ;;
         "steering print --config "*"/good.toml --format nftables") cat "$dir/nftables.sh" ;;
         "steering print --config "*"/typo.toml --format iptables") sed "s/\bc0\b/c00/g" "$dir/iptables.sh" ;;
+        "steering print --config "*"/typo.toml --format nftables") sed "s/\bc0\b/c00/g" "$dir/nftables.sh" ;;
+        "steering print --config "*"/pattern.toml --format iptables") sed "s/\bc0\b/x+/g; /^interfaces_exist/s/x+/x*/; s/iif x+/iif x*/" "$dir/iptables.sh" ;;
         "steering print --down") cat "$dir/down.sh" ;;
         "steering status --config "*"/good.toml") exit 1 ;;
         *) echo "ip link add must-not-run type dummy"; exit 2 ;;
@@ -371,6 +373,20 @@ fn failed_steer_script_leaves_nothing_open() {
         grep -q 'no interface is called c00, and traffic is intercepted on c0' $dir/said
         iptables-save -t mangle | grep -- '-i c0 ' > /dev/null
         if grep -q c00 $dir/kept/steering.sh; then exit 1; fi
+        if {steer} up --config /pattern.toml --keep $dir/kept 2>$dir/said; then exit 1; fi
+        grep -q 'no interface is called x\*, and traffic is intercepted on c0' $dir/said
+        {steer} up --config /good.toml --format nftables --keep $dir/kept
+        nft flush ruleset
+        if {steer} up --config /typo.toml --format nftables --keep $dir/kept; then exit 1; fi
+        nft list table inet egret | grep 'iifname .c0. jump' > /dev/null
+        # Where neither is there yet, the files count, and the kept rules stay.
+        ip link set c0 down; ip link set c0 name c9
+        {steer} up --config /typo.toml --format nftables --keep $dir/kept
+        nft list table inet egret | grep 'iifname .c00. jump' > /dev/null
+        if grep -q c00 $dir/kept/steering.sh; then exit 1; fi
+        ip link set c9 name c0
+        if {steer} up --config /typo.toml --format nftables --keep $dir/kept; then exit 1; fi
+        nft list table inet egret | grep 'iifname .c0. jump' > /dev/null
         {steer} up --config /typo.toml
         {steer} up --config /good.toml
         if {steer} up --format ebtables 2>/dev/null; then exit 1; fi

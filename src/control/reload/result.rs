@@ -1,6 +1,5 @@
 //! Result of a reload: for the log, the audit log, and those who ordered it.
 
-use super::interfaces::MissingInterfaces;
 use crate::admin::ReloadAnswer;
 use crate::audit::ConfigDifference;
 use crate::config::{ConfigReport, Diagnostic, Severity};
@@ -8,7 +7,7 @@ use crate::control::build_error::BuildError;
 use crate::control::loaded_candidate::PromotionError;
 use crate::control::network::SteeringRenewal;
 use crate::gateway::ReevaluationCounts;
-use crate::steering::{REMEDY, Remedy};
+use crate::steering::{MissingInterfaces, REMEDY, Remedy};
 
 /// A configuration that came into force.
 pub(super) struct ReloadSummary {

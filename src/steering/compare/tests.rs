@@ -2,7 +2,7 @@
 
 use super::super::{iptables as iptables_plan, nftables as nftables_plan, tests::params};
 use super::*;
-use crate::steering::{PortRule, SteeringParams};
+use crate::steering::{PortRule, Routing, RulePackets, SteeringParams};
 
 fn saved(rendered: &str) -> String {
     rendered.replace("-I ", "-A ")
@@ -176,7 +176,7 @@ fn rule_overtaking_mark_rule_is_found() {
     let good = in_place(&plan);
     let wrong = |plan: &SteeringPlan, observed: &SteeringOutput| {
         let mut found = compare(plan, observed);
-        found.retain(|difference| difference.what == "IPv4 mark rule");
+        found.retain(|difference| difference.part == PlanPart::MarkRule(IpFamily::V4));
         found.into_iter().filter_map(|difference| difference.wrong).collect::<Vec<_>>()
     };
     let rules =
@@ -214,7 +214,7 @@ fn rule_overtaking_port_rules_is_found() {
         found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` comes before or among"),
         "{found:?}"
     );
-    assert_eq!((found.what, found.remedy), ("IPv4 rules against forwarding", Remedy::MoveRule));
+    assert_eq!((found.part, found.remedy), (PlanPart::PortRules(IpFamily::V4), Remedy::MoveRule));
 }
 
 #[test]

@@ -51,22 +51,30 @@ pub enum Remedy {
     DeleteRoute,
     /// Restart steering and gateway, so that both have the listener's port from the same configuration.
     RestartBoth,
-    /// Put steering in place anew.
-    Renew,
     /// Correct `[steering] interfaces`.
     Interfaces,
+    /// Correct `[steering] interfaces` in the files, from which steering was made for others than the gateway has.
+    CorrectFiles,
+    /// Put steering in place anew.
+    Renew,
     /// Give another program's `ip rule` a later priority.
     MoveRule,
     /// Turn `src_valid_mark` off.
     SourceValidation,
+    /// Turn IPv6 on for the loopback interface.
+    Loopback,
 }
 
 impl Remedy {
     /// True if putting steering in place anew may do, which the gateway can request.
     pub fn can_be_requested(self) -> bool {
         match self {
-            Self::RestartBoth | Self::Renew => true,
-            Self::DeleteRoute | Self::Interfaces | Self::MoveRule | Self::SourceValidation => false,
+            Self::RestartBoth | Self::CorrectFiles | Self::Renew => true,
+            Self::DeleteRoute
+            | Self::Interfaces
+            | Self::MoveRule
+            | Self::SourceValidation
+            | Self::Loopback => false,
         }
     }
 
@@ -82,7 +90,10 @@ impl Remedy {
             Self::SourceValidation => {
                 "`sysctl -w net.ipv4.conf.all.src_valid_mark=0`, and the same for that interface instead of `all`"
             }
-            Self::Interfaces => "correct [steering] interfaces, then `egret reload`",
+            Self::Loopback => {
+                "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then `systemctl restart egret-steering`"
+            }
+            Self::Interfaces | Self::CorrectFiles => "correct [steering] interfaces, then `egret reload`",
         }
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Newcomers {
 pub(super) struct MissingRules {
     /// Number of those that are for no interface of a pattern.
     pub(super) fixed: usize,
+    /// Interfaces that Egret's rules are for although the plan names none of them.
+    pub(super) others: BTreeSet<String>,
     /// Interfaces of patterns that have lost theirs or never got them.
     pub(super) lost: Vec<String>,
     /// Interfaces of patterns that have just appeared. Packet rules intercept there already.
@@ -71,6 +73,15 @@ impl Newcomers {
             wanted.saturating_sub(there.get(&key).copied().unwrap_or_default())
         };
         missing.fixed = fixed.into_iter().map(short).sum();
+        let is_planned = |name: &str| {
+            routing.port_rules.iter().any(|rule| match &rule.packets {
+                RulePackets::Interface(interface) => interface.covers(name),
+                RulePackets::Own => name == "lo",
+                RulePackets::Any | RulePackets::Source(_) => false,
+            })
+        };
+        let names = there.into_keys().filter_map(|(_, interface, _)| interface);
+        missing.others = names.filter(|name| !is_planned(name)).collect();
         missing
     }
 

@@ -33,6 +33,14 @@ pub(super) struct OwnChain {
     pub(super) hooked: bool,
     /// There are more where somebody has added exemptions.
     pub(super) rules: usize,
+    /// The interfaces that packets come in by for which it has rules, as far as each rule names one.
+    pub(super) interfaces: BTreeSet<String>,
+}
+
+impl OwnChain {
+    fn named(name: &str) -> Self {
+        Self { name: name.to_owned(), hooked: false, rules: 0, interfaces: BTreeSet::new() }
+    }
 }
 
 /// A table of the kernel's.
@@ -83,7 +91,7 @@ impl PlannedTable {
         let mut tell = |what: String, remedy| {
             wrong.get_or_insert_with(|| (format!("{}: {what}", key.called()), remedy));
         };
-        for OwnChain { name, hooked, rules: wanted } in &self.chains {
+        for OwnChain { name, hooked, rules: wanted, interfaces } in &self.chains {
             let Some(chain) = read(name)? else {
                 tell(format!("chain {name} is gone"), Remedy::Renew);
                 continue;
@@ -92,6 +100,9 @@ impl PlannedTable {
             rules.extend(chain.rules.iter().map(|rule| rule.id));
             if let Some(what) = wrong_listener(name, &chain, listen_port) {
                 tell(what, Remedy::RestartBoth);
+            }
+            if let Some((what, remedy)) = wrong_interfaces(name, &chain, interfaces) {
+                tell(what, remedy);
             }
             if chain.rules.len() < *wanted {
                 let what = format!("chain {name} has {} rules instead of {wanted}", chain.rules.len());
@@ -132,6 +143,30 @@ fn wrong_listener(name: &str, chain: &PacketChain, listen_port: u16) -> Option<S
     ))
 }
 
+/// Describes an interface that a chain has no rule for. Where it has one for another, steering was made from files that name
+/// that one.
+fn wrong_interfaces(name: &str, chain: &PacketChain, wanted: &BTreeSet<String>) -> Option<(String, Remedy)> {
+    let there = chain.rules.iter().filter_map(|rule| rule.ahead.comes_by.as_deref());
+    let there: BTreeSet<_> = there.map(as_pattern).collect();
+    let missing = wanted.difference(&there).next()?;
+    // A chain without rules is told as such.
+    let others: Vec<_> = there.difference(wanted).map(String::as_str).collect();
+    match others[..] {
+        [] if chain.rules.is_empty() => None,
+        [] => Some((format!("chain {name} has no rule for interface {missing}"), Remedy::Renew)),
+        _ => {
+            let what =
+                format!("chain {name} has rules for interface {}, and none for {missing}", others.join(", "));
+            Some((what, Remedy::CorrectFiles))
+        }
+    }
+}
+
+/// A pattern of iptables' as the configuration has it.
+fn as_pattern(name: &str) -> String {
+    name.strip_suffix('+').map_or_else(|| name.to_owned(), |stem| format!("{stem}*"))
+}
+
 /// The number of the first rule before ours that may take packets of ours.
 fn overtaker(
     place: RulePosition<'_>,
@@ -165,12 +200,16 @@ pub(super) fn tables_of_iptables(family: TableFamily, text: &str) -> Vec<Planned
         let words: Vec<_> = line.split(' ').collect();
         match words[..] {
             ["-A", chain, ..] => {
-                table.chains.iter_mut().filter(|own| own.name == chain).for_each(|own| own.rules += 1);
+                let comes_by = words.iter().position(|word| *word == "-i").and_then(|at| words.get(at + 1));
+                for own in table.chains.iter_mut().filter(|own| own.name == chain) {
+                    own.rules += 1;
+                    own.interfaces.extend(comes_by.map(|name| as_pattern(name)));
+                }
             }
             ["-I", builtin, .., ours] => table.hooks.push((builtin.to_owned(), ours.to_owned())),
             [declared, ..] => {
                 if let Some(name) = declared.strip_prefix(':') {
-                    table.chains.push(OwnChain { name: name.to_owned(), hooked: false, rules: 0 });
+                    table.chains.push(OwnChain::named(name));
                 }
             }
             [] => {}
@@ -188,7 +227,7 @@ pub(super) fn table_of_nftables(text: &str) -> PlannedTable {
         if let Some(opened) = line.strip_suffix(" {") {
             in_chain = opened.starts_with("chain ");
             if let Some(name) = opened.strip_prefix("chain ") {
-                table.chains.push(OwnChain { name: name.to_owned(), hooked: false, rules: 0 });
+                table.chains.push(OwnChain::named(name));
             }
         } else if line == "}" {
             in_chain = false;
@@ -197,6 +236,8 @@ pub(super) fn table_of_nftables(text: &str) -> PlannedTable {
                 chain.hooked = true;
             } else {
                 chain.rules += 1;
+                let comes_by = line.strip_prefix("iifname \"").and_then(|rest| rest.split('"').next());
+                chain.interfaces.extend(comes_by.map(str::to_owned));
             }
         }
     }

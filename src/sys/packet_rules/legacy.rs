@@ -28,12 +28,18 @@ const TARGET: usize = 32;
 struct Form {
     /// Size of the part that matches addresses and interfaces, which comes first.
     addresses: usize,
+    /// Offset of the name of the input interface.
+    comes_by: usize,
+    /// Offset of the flags that invert matches.
+    inverted: usize,
     /// Offset of matches and target, behind the counters.
     matches: usize,
 }
 
-const V4: Form = Form { addresses: 84, matches: 112 };
-const V6: Form = Form { addresses: 136, matches: 168 };
+const V4: Form = Form { addresses: 84, comes_by: 16, inverted: 83, matches: 112 };
+const V6: Form = Form { addresses: 136, comes_by: 64, inverted: 132, matches: 168 };
+/// `IPT_INV_VIA_IN`, `IP6T_INV_VIA_IN`
+const NOT_FROM: u8 = 1;
 
 /// True if the legacy iptables are loaded for the family.
 pub fn is_loaded(family: TableFamily) -> bool {
@@ -139,8 +145,16 @@ impl LegacyTable<'_> {
             let before = self.entries().find(|entry| entry.at + entry.bytes.len() == to)?;
             before.chain()
         });
-        let ahead = Ahead::taking();
+        let ahead = Ahead { comes_by: self.comes_by(entry), ..Ahead::taking() };
         PacketRule { id: digest.finish(), target: jump, ahead, listener: entry.listener() }
+    }
+
+    /// The interface that the rule is about, or the pattern as iptables writes it.
+    fn comes_by(&self, entry: &LegacyEntry<'_>) -> Option<String> {
+        let name =
+            entry.bytes.get(self.form.comes_by..).and_then(|rest| rest.get(..libc::IFNAMSIZ)).map(text)?;
+        let inverted = entry.bytes.get(self.form.inverted)? & NOT_FROM != 0;
+        (!name.is_empty() && !inverted).then_some(name)
     }
 }
 

@@ -1,0 +1,109 @@
+//! Compares the rules of policy routing and the routes with the plan.
+
+use crate::steering::{Routing, RulePackets, SteeringPlan, origin, overtaking, script, watched};
+use std::collections::{BTreeSet, HashSet};
+
+/// The difference in the rule that looks marked packets up, if any; `shown`: `ip -N rule show`.
+pub(super) fn mark_rule(routing: &Routing, shown: Option<&str>) -> Option<String> {
+    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
+    let (mark, table) = (routing.mark, routing.table);
+    let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
+    if !shown.lines().any(|line| has_words(line, &wanted)) {
+        return Some(format!("no rule `{wanted}`"));
+    }
+    before_mark_rule(shown, mark, table).map(|rule| {
+        format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
+    })
+}
+
+fn has_words(line: &str, words: &str) -> bool {
+    format!("{} ", line.trim_end()).contains(&format!(" {words} "))
+}
+
+/// The rule of `ip -N rule show` that packets with our mark meet before ours, and may go by.
+pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
+    let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
+    let mut before = shown.lines().take_while(|line| !has_words(line, &wanted));
+    let overtakes = before.find(|line| {
+        // What is for packets of a VRF alone does no harm.
+        !line.contains("l3mdev")
+            && overtaking::parse(line).is_none_or(|rule| overtaking::may_take_marked(&rule, mark))
+    })?;
+    Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))
+}
+
+/// A rule against forwarding that is not there, if any.
+pub(super) fn missing_port_rule(
+    routing: &Routing,
+    shown: Option<&str>,
+    interfaces: &[String],
+) -> Option<String> {
+    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
+    let present: HashSet<_> = shown.lines().filter_map(as_added).collect();
+    // A pattern stands for the interfaces that it covers.
+    let wanted = routing.port_rules.iter().flat_map(|rule| match &rule.packets {
+        RulePackets::Interface(pattern) if pattern.is_pattern() => {
+            let covered = interfaces.iter().filter(|name| pattern.covers(name));
+            covered.map(|name| rule.to_string().replace(&pattern.to_string(), name)).collect()
+        }
+        RulePackets::Any | RulePackets::Own | RulePackets::Interface(_) | RulePackets::Source(_) => {
+            vec![rule.to_string()]
+        }
+    });
+    wanted.into_iter().find(|rule| !present.contains(rule)).map(|rule| format!("no rule `{rule}`"))
+}
+
+/// A rule of others that comes before or among those against forwarding, if any.
+pub(super) fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
+    let (rules, lines): (Vec<_>, Vec<_>) =
+        shown.lines().filter_map(|line| Some((overtaking::parse(line)?, line))).unzip();
+    let at = overtaking::before_port_rules(&rules, &plan.interfaces, &plan.sources)?;
+    let rule = lines[at].split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(format!(
+        "the rule `{rule}` comes before or among them: it may route intercepted ports on, or is skipped"
+    ))
+}
+
+/// Translates a line of `ip -N rule show` of Egret's into what `ip rule add pref` takes. `None` for others' rules.
+fn as_added(line: &str) -> Option<String> {
+    let (priority, rest) = line.split_once(':')?;
+    let (rule, protocol) = rest.rsplit_once(" proto ")?;
+    if protocol.trim().parse() != Ok(origin::UP) {
+        return None;
+    }
+    let rule = rule.trim().strip_prefix("from all ").unwrap_or(rule.trim());
+    let words = rule.split_whitespace().filter(|word| !matches!(*word, "[detached]" | "[unresolved]"));
+    let mut words: Vec<_> = words.map(|word| word.strip_prefix("ipproto-").unwrap_or(word)).collect();
+    match words.last_mut() {
+        Some(action) if *action == "6" => *action = "blackhole",
+        Some(action) if *action == "8" => *action = "prohibit",
+        Some(_) | None => {}
+    }
+    Some(format!("{} {}", priority.trim(), words.join(" ")))
+}
+
+/// A local route that is not there, if any; `shown`: `ip -N route show table all type local`.
+pub(super) fn local_routes(routing: &Routing, shown: Option<&str>) -> Option<String> {
+    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
+    let table = routing.table.to_string();
+    let mut present = BTreeSet::new();
+    for line in shown.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let after = |word| words.iter().position(|w| *w == word).and_then(|at| words.get(at + 1)).copied();
+        // The command asks for local routes only; their type is shown as a number too.
+        if let Some(network) = words.get(1).copied() {
+            present.insert((network, after("table").unwrap_or("255")));
+        }
+    }
+    if !present.contains(&("default", table.as_str())) {
+        return Some(format!("table {table} does not deliver locally"));
+    }
+    let missing = |pool: &&ipnet::IpNet| !present.contains(&(script::as_shown(**pool).as_str(), "255"));
+    routing.pools.iter().find(missing).map(|pool| format!("{pool} is not local: answers to it would be lost"))
+}
+
+/// A route in our table that is not ours, if any. Local ones deliver as ours does.
+pub(super) fn foreign_route(routing: &Routing, shown: Option<&str>) -> Option<String> {
+    let route = shown?.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with("local "))?;
+    Some(watched::foreign_route(routing.table, route))
+}
