@@ -52,8 +52,9 @@ fn later_interfaces_are_steered_by_pattern(family: Family) {
     for (rules, pattern) in [(Rules::Iptables, "late-*"), (Rules::Nftables, "late-+")] {
         let lab = Lab::new();
         let interfaces = format!("[\"c0\", \"{pattern}\"]");
-        let _gateway = lab.start_steered_gateway(&Config { interfaces, ..Config::default() }, rules);
-        let files = Files::new(&Config { interfaces: format!("[\"{pattern}\"]"), ..Config::default() });
+        let config = Config { interfaces, ..Config::default() };
+        let _gateway = lab.start_steered_gateway(&config, rules);
+        let files = Files::new(&config);
         assert!(check(&lab, &files).contains("is called late-*"));
         let client = Namespace::new();
         lab.gateway.join("late-1", &client);

@@ -176,10 +176,7 @@ fn of_machine(params: &SteeringParams) -> Vec<CheckFinding> {
 fn source_validation(params: &SteeringParams) -> Vec<CheckFinding> {
     const CHECK: &str = "rp_filter";
     let covered = |name: &String| params.interfaces.iter().any(|one| one.covers(name));
-    // Those of this network namespace, whichever one /sys was mounted in.
-    let there = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
-    let there = there.filter_map(|entry| entry.file_name().into_string().ok());
-    let trapped = there.filter(covered).filter(|name| steering::drops_marked(name));
+    let trapped = all_interfaces().filter(covered).filter(|name| steering::drops_marked(name));
     let found: Vec<_> = trapped
         .map(|name| {
             CheckFinding::fail(
@@ -191,6 +188,12 @@ fn source_validation(params: &SteeringParams) -> Vec<CheckFinding> {
         })
         .collect();
     if found.is_empty() { vec![CheckFinding::ok(CHECK, "does not drop intercepted packets")] } else { found }
+}
+
+/// The interfaces of this network namespace, whichever one /sys was mounted in, and `all` and `default`.
+fn all_interfaces() -> impl Iterator<Item = String> {
+    let there = std::fs::read_dir("/proc/sys/net/ipv4/conf").into_iter().flatten().flatten();
+    there.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
 /// Counts of packets dropped and not intercepted since the rules were put in place.
@@ -223,6 +226,7 @@ fn machine(params: &SteeringParams) -> MachineNetwork {
         first_port: read("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
         bridges: ["iptables", "ip6tables"]
             .map(|tool| read(&format!("/proc/sys/net/bridge/bridge-nf-call-{tool}"))),
+        strict_interfaces: all_interfaces().filter(|name| steering::is_strict(name)).collect(),
     };
     MachineNetwork::read(&told, params.resolvers.iter().copied())
 }

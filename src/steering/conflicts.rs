@@ -103,6 +103,7 @@ fn bridges(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
 pub fn conflicts(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     let mut found = bridges(params, machine);
     found.extend(clients::elsewhere(params, machine));
+    found.extend(clients::filtered(params, machine));
     let mut pools: Vec<_> = params.pools.iter().map(|pool| pool.network.trunc()).collect();
     pools.dedup();
     for pool in pools {
@@ -253,6 +254,7 @@ mod tests {
                 "# a comment\nnameserver 198.51.100.53\nnameserver fe80::1%ens5\nnameserver 127.0.0.53\n"
                     .into(),
             first_port: "1024\n".into(),
+            strict_interfaces: Vec::new(),
             bridges: Default::default(),
         };
         MachineNetwork::read(&told, ["2001:db8:51::53".parse().unwrap()])
@@ -359,6 +361,28 @@ mod tests {
                     && one.gravity == ConflictSeverity::Doubtful
             });
             assert_eq!(is_told, elsewhere, "{interface}, {source}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn clients_that_rp_filter_drops_are_reported() {
+        for (interface, source, strict, is_dropped) in [
+            ("ens6", "172.16.0.0/24", &["ens6"][..], true),
+            ("ens*", "172.16.0.0/24", &["ens5", "ens6"], false),
+            ("ens6", "172.16.0.0/24", &["ens5"], false),
+            ("ens6", "10.0.1.0/24", &["ens6"], false),
+            ("ens6", "0.0.0.0/0", &["ens6"], false),
+            ("ens6", "fd00:7::/64", &["ens6"], false),
+            ("veth7", "10.0.1.0/24", &["veth7"], true),
+        ] {
+            let interfaces = vec![Interface::parse(interface).unwrap()];
+            let params = SteeringParams { interfaces, sources: vec![source.parse().unwrap()], ..params() };
+            let strict_interfaces = strict.iter().map(|name| (*name).to_owned()).collect();
+            let found = conflicts(&params, &MachineNetwork { strict_interfaces, ..machine() });
+            let told = found.iter().any(|one| {
+                one.found.starts_with("rp_filter=1 on ") && one.gravity == ConflictSeverity::Broken
+            });
+            assert_eq!(told, is_dropped, "{interface}, {source}: {found:?}");
         }
     }
 

@@ -21,6 +21,8 @@ pub struct MachineNetwork {
     pub(super) first_port: u16,
     /// `net.bridge.bridge-nf-call-iptables`, or the same of `ip6tables`.
     pub(super) bridges_call_filters: bool,
+    /// Interfaces with strict reverse-path filtering (`rp_filter` 1; of `all` and the interface, the larger value counts).
+    pub(super) strict_interfaces: Vec<String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -116,6 +118,8 @@ pub struct MachineOutput {
     pub first_port: String,
     /// `/proc/sys/net/bridge/bridge-nf-call-iptables`, and the same of `ip6tables`.
     pub bridges: [String; 2],
+    /// Interfaces whose `rp_filter` is 1, as the kernel takes it.
+    pub strict_interfaces: Vec<String>,
 }
 
 impl MachineNetwork {
@@ -149,6 +153,7 @@ impl MachineNetwork {
         let servers = servers.filter_map(|server| server.split('%').next()?.trim().parse().ok());
         machine.resolvers = servers.chain(resolvers).collect();
         machine.first_port = told.first_port.trim().parse().unwrap_or(1024);
+        machine.strict_interfaces.clone_from(&told.strict_interfaces);
         machine.bridges_call_filters = told.bridges.iter().any(|value| value.trim() == "1");
         machine
     }

@@ -33,6 +33,7 @@ pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 pub use watched::{
     Ipv6Routing, Lost, Part, Remedy, SteeringLook, SteeringMonitor, drops_marked, has_ipv6, ipv6_routing,
+    is_strict,
 };
 
 use port_rules::port_rules;

@@ -10,7 +10,7 @@ mod port_rules;
 mod tables;
 
 pub(super) use entrances::TAKE_OVER;
-pub use entrances::drops_marked;
+pub use entrances::{drops_marked, is_strict};
 pub use fault::{Lost, Part, Remedy};
 pub use ipv6::{Ipv6Routing, has_ipv6, ipv6_routing};
 
@@ -174,16 +174,18 @@ impl SteeringMonitor {
         let missing = self.newcomers[index].look(&self.routing[index], rules, present, now);
         if missing.fixed > 0 {
             let are = if missing.fixed == 1 { "is" } else { "are" };
-            let mut what = format!(
-                "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports {are} missing",
+            let others: Vec<_> = missing.others.into_iter().collect();
+            let (there, remedy) = match &others[..] {
+                [] => (String::new(), Remedy::Renew),
+                _ => (
+                    format!(", and there are some for interface {}", others.join(", ")),
+                    Remedy::CorrectFiles,
+                ),
+            };
+            let what = format!(
+                "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports {are} missing{there}",
                 missing.fixed
             );
-            let mut remedy = Remedy::Renew;
-            if !missing.others.is_empty() {
-                let others: Vec<_> = missing.others.into_iter().collect();
-                what += &format!(", and there are some for interface {}", others.join(", "));
-                remedy = Remedy::CorrectFiles;
-            }
             look.lost.push(Lost { part: Part::PortRules, what, remedy });
         }
         for name in missing.lost {

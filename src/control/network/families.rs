@@ -82,7 +82,9 @@ impl FamilyRefusals {
         }
         // What the kernel could not take is tried again at the next look, and told then.
         if self.in_kernel.as_ref() == Some(&wanted) {
-            states.iter_mut().for_each(|(pool, states)| self.spare_unused(pool, states));
+            for (pool, states) in &mut states {
+                self.spare_unused(pool, states);
+            }
             self.log_changes(&states);
             self.logged = states;
         }

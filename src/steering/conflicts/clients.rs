@@ -1,10 +1,43 @@
-//! Networks of tenants that the machine reaches by other interfaces than the steered ones.
+//! Networks of tenants that the machine reaches by other interfaces than the steered ones, and that reverse-path filtering
+//! drops therefore.
 
 use super::conflict::{Conflict, ConflictSeverity, some};
 use crate::steering::SteeringParams;
 use crate::steering::machine::MachineNetwork;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
+
+/// One conflict for each network whose packets strict reverse-path filtering drops: the kernel takes no packet by an interface that
+/// it would not answer by. There a default route tells, too.
+pub(super) fn filtered(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
+    let steered = machine.links.iter().map(|link| &*link.ifname);
+    let steered: Vec<_> =
+        steered.filter(|name| params.interfaces.iter().any(|one| one.covers(name))).collect();
+    let is_strict = |name: &&str| machine.strict_interfaces.iter().any(|strict| strict == name);
+    if steered.is_empty() || !steered.iter().all(|name| is_strict(name)) {
+        return Vec::new();
+    }
+    let of_source = |source: &IpNet| {
+        let mut names = interfaces_to(*source, machine);
+        if names.is_empty() {
+            names.extend(machine.uplinks.iter().map(String::as_str));
+        }
+        if names.is_empty() || names.iter().any(|name| steered.contains(name)) {
+            return None;
+        }
+        let names = some(&names.into_iter().collect::<Vec<_>>());
+        let by = some(&steered);
+        Some(Conflict {
+            gravity: ConflictSeverity::Broken,
+            found: format!("rp_filter=1 on {by}, and the route to {source} is by {names}"),
+            why: "the kernel drops what these clients send, without a trace",
+            fix: format!(
+                "give {source} a route by {by}; or sysctl -w net.ipv4.conf.all.rp_filter=2, and in /etc/sysctl.d"
+            ),
+        })
+    };
+    params.sources.iter().filter(|source| source.addr().is_ipv4()).filter_map(of_source).collect()
+}
 
 /// One conflict for each such network. Default routes tell nothing: clients may come in elsewhere.
 pub(super) fn elsewhere(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {

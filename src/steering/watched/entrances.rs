@@ -46,14 +46,21 @@ pub(super) fn faults(
 /// True if the kernel's settings drop intercepted IPv4 packets that come in by an interface. With `src_valid_mark`,
 /// reverse-path filtering looks up the client by the mark too, finds it local, and drops the packet.
 pub fn drops_marked(interface: &str) -> bool {
-    let setting = |name: &str| {
-        ["all", interface].map(|of| {
-            let value =
-                fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/{name}")).unwrap_or_default();
-            value.trim().parse().unwrap_or_default()
-        })
-    };
-    together_drop(setting("rp_filter"), setting("src_valid_mark"))
+    together_drop(settings(interface, "rp_filter"), settings(interface, "src_valid_mark"))
+}
+
+/// True if the kernel drops IPv4 packets that it would not answer by the interface: `rp_filter` is 1, of `all` and the interface
+/// the larger value.
+pub fn is_strict(interface: &str) -> bool {
+    settings(interface, "rp_filter").into_iter().max() == Some(1)
+}
+
+/// A setting of `all` and of the interface.
+fn settings(interface: &str, name: &str) -> [u64; 2] {
+    ["all", interface].map(|of| {
+        let value = fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{of}/{name}")).unwrap_or_default();
+        value.trim().parse().unwrap_or_default()
+    })
 }
 
 /// The kernel takes the larger value of `all` and the interface for `rp_filter`, and either one for `src_valid_mark`.
