@@ -5,9 +5,11 @@ use super::UdpSetting;
 use super::host_type::HostType;
 use super::moment::MomentType;
 use super::network_types::{
-    AuditTargetType, ControlSocketType, DnsServerType, FileNameType, InterfaceType, LineType,
-    ListenAddressType, LogTargetType, NameType, NetworkType, OwnedNetworkType, PortType, RequestFileType,
-    RoutingTableType, WordOrFileType,
+    DnsServerType, InterfaceType, LineType, ListenAddressType, NameType, NetworkType, OwnedNetworkType,
+    PortType, RoutingTableType,
+};
+use super::path_types::{
+    AuditTargetType, ControlSocketType, FileNameType, LogTargetType, RequestFileType, WordOrFileType,
 };
 use super::schema::KeyPresence::{Default, Optional, Required};
 use super::schema::{ConfigKey, ConfigSection};

@@ -20,6 +20,7 @@ mod moment;
 mod nearest;
 mod network_types;
 mod other_protocols;
+mod path_types;
 mod policy_folder;
 mod public_suffix;
 mod reference;

@@ -3,13 +3,16 @@
 //!
 //! Needs `CAP_NET_ADMIN` alone. With nf_tables the cost does not depend on the number of other programs' rules.
 
+mod ahead;
 pub mod counts;
 mod legacy;
 mod rule;
 
 pub use rule::{Ahead, PacketChain, PacketEffect, PacketRule, TableFamily};
 
-use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, text, u32_at};
+use ahead::ahead;
+
+use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, text};
 use nix::sys::socket::SockProtocol;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -148,102 +151,6 @@ fn identity(table_handle: &[u8], rule: &[u8]) -> u64 {
     digest.finish()
 }
 
-/// The rule's effect, and on whose packets, as far as its expressions tell.
-fn ahead(rule: &[u8]) -> Ahead {
-    let mut found = Ahead { effect: PacketEffect::None, ..Ahead::taking() };
-    let mut loaded = None;
-    for (_, expression) in attributes(attribute(rule, 4).unwrap_or_default()) {
-        let kind = attribute(expression, 1).map(text).unwrap_or_default();
-        let data = attribute(expression, 2).unwrap_or_default();
-        let number = |kind| attribute(data, kind).and_then(|value| be32(value).ok());
-        let name = || attribute(data, 1).map(text).unwrap_or_default();
-        let before = std::mem::take(&mut loaded);
-        match &*kind {
-            "meta" => loaded = number(2).and_then(LoadedField::of_meta),
-            // NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET, NFTA_PAYLOAD_LEN
-            "payload" => loaded = LoadedField::of_payload(number(2), number(3), number(4)),
-            "bitwise" => loaded = before,
-            // NFTA_CMP_OP: equal
-            "cmp" => {
-                let value = attribute(data, 3).and_then(|data| attribute(data, 1)).unwrap_or_default();
-                match (before, number(2) == Some(0)) {
-                    (Some(LoadedField::Mark), true) => {
-                        found.known_only |= value.iter().any(|byte| *byte != 0);
-                    }
-                    (Some(LoadedField::Interface), true) => {
-                        let pattern = if value.contains(&0) { "" } else { "*" };
-                        found.comes_by = Some(text(value) + pattern);
-                    }
-                    (Some(LoadedField::Protocol), true) => found.is_narrow |= value.first() != Some(&6),
-                    (Some(LoadedField::Port), true) => {
-                        found
-                            .ports
-                            .extend(array_at(value, 0).map(u16::from_be_bytes).map(|port| (port, port)));
-                    }
-                    (Some(LoadedField::Interface), false) => {}
-                    (Some(LoadedField::Mark | LoadedField::Protocol | LoadedField::Port), false)
-                    | (None, _) => found.is_narrow = true,
-                }
-            }
-            "match" => {
-                let info = attribute(data, 3).unwrap_or_default();
-                let (known, invalid) = is_of_known(&name(), info);
-                found.known_only |= known;
-                found.invalid_too |= invalid;
-                match &*name() {
-                    "tcp" => match rule::ports_of_match(info) {
-                        Some(ports) => found.ports.push(ports),
-                        None => found.is_narrow = true,
-                    },
-                    "comment" | "conntrack" => {}
-                    _ => found.is_narrow = true,
-                }
-            }
-            "counter" | "log" | "last" => {}
-            "immediate" => found.effect = verdict(data).unwrap_or(found.effect),
-            "target" => found.effect = PacketEffect::of_target(&name()),
-            "reject" => found.effect = PacketEffect::Drop,
-            "nat" | "masq" | "redir" | "tproxy" | "notrack" | "queue" | "fwd" | "synproxy" => {
-                found.effect = PacketEffect::Take;
-            }
-            _ => found.is_narrow = true,
-        }
-    }
-    found
-}
-
-/// Content of a register, for the comparison that follows.
-#[derive(Debug, Clone, Copy)]
-enum LoadedField {
-    Mark,
-    /// The name of the interface that the packet arrives on.
-    Interface,
-    Protocol,
-    /// TCP's destination port.
-    Port,
-}
-
-impl LoadedField {
-    /// By `NFTA_META_KEY`.
-    fn of_meta(key: u32) -> Option<Self> {
-        match key {
-            3 => Some(Self::Mark),
-            6 => Some(Self::Interface),
-            16 => Some(Self::Protocol),
-            _ => None,
-        }
-    }
-
-    fn of_payload(base: Option<u32>, offset: Option<u32>, length: Option<u32>) -> Option<Self> {
-        match (base?, offset?, length?) {
-            (2, 2, 2) => Some(Self::Port),
-            // IPv4 and IPv6
-            (1, 9 | 6, 1) => Some(Self::Protocol),
-            _ => None,
-        }
-    }
-}
-
 /// The port of the listener that a rule hands packets to: by `tproxy`, from a register, or by iptables' target.
 fn listener(rule: &[u8]) -> Option<u16> {
     let mut loaded: Vec<(u32, u16)> = Vec::new();
@@ -271,36 +178,6 @@ fn listener(rule: &[u8]) -> Option<u16> {
         }
     }
     None
-}
-
-/// Of a match of iptables' (`struct xt_conntrack_mtinfo3`, `struct xt_mark_mtinfo1`): whether it is about what is known or
-/// marked, and about what is invalid.
-fn is_of_known(name: &str, info: &[u8]) -> (bool, bool) {
-    // XT_CONNTRACK_STATE, XT_CONNTRACK_STATE_INVALID, XT_CONNTRACK_STATE_UNTRACKED
-    const STATE: u16 = 1;
-    const INVALID: u16 = 1;
-    const UNTRACKED: u16 = 1 << 8;
-    let half = |at| array_at(info, at).map(u16::from_ne_bytes).unwrap_or_default();
-    match name {
-        "conntrack" => {
-            let by_state = half(146) & !half(148) & STATE != 0;
-            (by_state && half(150) & UNTRACKED == 0, by_state && half(150) & INVALID != 0)
-        }
-        "mark" => (u32_at(info, 0).is_some_and(|mark| mark != 0) && info.get(8) == Some(&0), false),
-        _ => (false, false),
-    }
-}
-
-/// `NFTA_IMMEDIATE_DATA`, `NFTA_DATA_VERDICT`, `NFTA_VERDICT_CODE` and `NFTA_VERDICT_CHAIN`.
-fn verdict(data: &[u8]) -> Option<PacketEffect> {
-    let verdict = attribute(attribute(data, 2)?, 2)?;
-    Some(match be32(attribute(verdict, 1)?).ok()?.cast_signed() {
-        -1 => PacketEffect::None,
-        -3 | -4 => PacketEffect::Jump(attribute(verdict, 2).map(text)?),
-        -5 => PacketEffect::Return,
-        0 => PacketEffect::Drop,
-        _ => PacketEffect::Take,
-    })
 }
 
 fn ask(

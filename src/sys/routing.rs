@@ -1,6 +1,10 @@
 //! Rules and routes of this network namespace, as rtnetlink lists them. No capability is needed.
 
-use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed, text, u32_at};
+mod rules;
+
+pub use rules::{RoutingRule, rules};
+
+use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -11,21 +15,6 @@ use std::time::Duration;
 
 /// Longest wait for one answer of the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// `FRA_SRC`, `FRA_IIFNAME`, `FRA_PRIORITY`, `FRA_FWMARK`, `FRA_TABLE`, `FRA_FWMASK`, `FRA_OIFNAME`, `FRA_L3MDEV`,
-/// `FRA_PROTOCOL` of linux/fib_rules.h
-const RULE_SOURCE: u16 = 2;
-const RULE_INTERFACE: u16 = 3;
-const RULE_PRIORITY: u16 = 6;
-const RULE_MARK: u16 = 10;
-const RULE_TABLE: u16 = 15;
-const RULE_MASK: u16 = 16;
-const RULE_OUTPUT: u16 = 17;
-const RULE_VRF: u16 = 19;
-const RULE_PROTOCOL: u16 = 21;
-/// `FR_ACT_TO_TBL`, `FR_ACT_GOTO`, and the flag `FIB_RULE_INVERT`.
-const LOOK_UP: u8 = 1;
-const GO_TO: u8 = 2;
-const INVERTED: u32 = 2;
 /// `struct fib_rule_hdr` and `struct rtmsg`: the family first, then lengths and the like.
 const HEADER: usize = 12;
 
@@ -69,67 +58,6 @@ impl IpFamily {
             Self::V6 => 10,
         }
     }
-}
-
-/// A rule of policy routing.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "independent facts of the kernel's structure")]
-pub struct RoutingRule {
-    /// The position among the rules; lower ones are asked first.
-    pub priority: u32,
-    /// The source network that the rule matches, if any.
-    pub source: Option<IpNet>,
-    /// The input interface that the rule matches, if any.
-    pub interface: Option<String>,
-    /// The mark that the rule matches and its mask, if any.
-    pub mark: Option<(u32, u32)>,
-    /// The table to look packets up in; 0 if the rule has another action.
-    pub table: u32,
-    /// The origin of the rule (`FRA_PROTOCOL`).
-    pub protocol: u8,
-    /// It looks packets up in a table or skips rules, and does not refuse.
-    pub leads_on: bool,
-    /// It is for some destinations only.
-    pub has_destination: bool,
-    /// It is for some output interfaces, types of service, or VRFs only.
-    pub is_narrow: bool,
-    /// It is for what it does not match (`not`).
-    pub inverted: bool,
-}
-
-/// Lists every rule of a family.
-pub fn rules(family: IpFamily) -> io::Result<Vec<RoutingRule>> {
-    let mut rules = Vec::new();
-    list(libc::RTM_GETRULE, &header(family, 0, 0), |body| {
-        let value = |kind| attribute(body.get(HEADER..).unwrap_or_default(), kind);
-        let number = |kind| value(kind).and_then(|value| u32_at(value, 0));
-        let byte = |at: usize| body.get(at).copied().unwrap_or_default();
-        rules.push(RoutingRule {
-            priority: number(RULE_PRIORITY).unwrap_or_default(),
-            source: value(RULE_SOURCE).and_then(|address| prefix(address, byte(2))),
-            leads_on: matches!(byte(7), LOOK_UP | GO_TO),
-            has_destination: byte(1) > 0,
-            is_narrow: byte(3) > 0
-                || value(RULE_OUTPUT).is_some()
-                || value(RULE_VRF).is_some_and(|on| on != [0]),
-            inverted: u32_at(body, 8).unwrap_or_default() & INVERTED != 0,
-            interface: value(RULE_INTERFACE).map(text),
-            mark: number(RULE_MARK).map(|mark| (mark, number(RULE_MASK).unwrap_or(u32::MAX))),
-            // The header has one byte for the table; larger numbers are in an attribute only.
-            table: number(RULE_TABLE).or(body.get(4).copied().map(u32::from)).unwrap_or_default(),
-            protocol: value(RULE_PROTOCOL).and_then(|value| value.first().copied()).unwrap_or_default(),
-        });
-        Ok(())
-    })?;
-    Ok(rules)
-}
-
-fn prefix(address: &[u8], length: u8) -> Option<IpNet> {
-    let address = match address.len() {
-        4 => IpAddr::from(array_at::<4>(address, 0)?),
-        _ => IpAddr::from(array_at::<16>(address, 0)?),
-    };
-    IpNet::new(address, length).ok()
 }
 
 /// Lists the networks that a table delivers locally, in no order.

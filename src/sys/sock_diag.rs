@@ -2,6 +2,10 @@
 //!
 //! No capability is needed. The list is no snapshot: sockets that open or close meanwhile may or may not be in it.
 
+mod inquirer;
+
+pub use inquirer::{Inquirer, SocketPresence};
+
 use super::netlink::{Netlink, Want, array_at, malformed, u32_at};
 use nix::sys::socket::SockProtocol;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -12,6 +16,10 @@ use std::time::{Duration, Instant};
 
 /// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
+/// `AF_INET`, `AF_INET6` and `IPPROTO_TCP`, as the bytes of a query.
+const INET: u8 = 2;
+const INET6: u8 = 10;
+const TCP: u8 = 6;
 /// Maximum sockets in one list: a million take 70 MB.
 const MOST: usize = 1_000_000;
 /// `idiag_timer` of a socket that only waits for a timeout.
@@ -55,105 +63,6 @@ pub enum TcpState {
     Bound = 13,
 }
 
-/// Kernel state of one connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SocketPresence {
-    /// None: the 4-tuple can be used at once.
-    Gone,
-    /// `TIME_WAIT`, or a `FIN_WAIT2` that no program has open, for this long unless another FIN arrives.
-    Waiting(Duration),
-    /// A socket in any other state, including a listener on the source address and port.
-    Socket,
-}
-
-/// Socket for exact queries about single connections.
-#[derive(Debug)]
-pub struct Inquirer(Netlink);
-
-/// Maximum queries per system call: their answers fit the smallest receive buffer.
-const AT_ONCE: usize = 32;
-/// `AF_INET`, `AF_INET6` and `IPPROTO_TCP`, as the bytes of a query.
-const INET: u8 = 2;
-const INET6: u8 = 10;
-const TCP: u8 = 6;
-/// `INET_DIAG_NOCOOKIE`
-const NO_COOKIE: [u8; 8] = [0xff; 8];
-
-impl Inquirer {
-    /// Opens a socket to ask on, where the kernel can tell: without its part for TCP (the module `tcp_diag`) every question
-    /// would be refused with the very errno that means "no such connection".
-    pub fn open(patience: Duration) -> io::Result<Self> {
-        let netlink = Netlink::open(SockProtocol::NetlinkSockDiag)?;
-        can_tell(&netlink, TCP, patience)?;
-        Ok(Self(netlink))
-    }
-
-    /// Returns the kernel's state of each connection, given as local and peer address, in the same order. Each takes a
-    /// hash table lookup in the kernel, some microseconds. After an error a new inquirer is needed.
-    pub fn ask(
-        &self,
-        pairs: &[(SocketAddr, SocketAddr)],
-        patience: Duration,
-    ) -> io::Result<Vec<SocketPresence>> {
-        let deadline = crate::clock::now() + patience;
-        let mut found = Vec::with_capacity(pairs.len());
-        for pairs in pairs.chunks(AT_ONCE) {
-            let bodies: Vec<_> = pairs.iter().map(|&(source, to)| exact(source, to)).collect();
-            let base = found.len();
-            found.resize(base + pairs.len(), SocketPresence::Socket);
-            self.0.ask_each(BY_FAMILY, &bodies, deadline, |number, answer| {
-                found[base + number] = match answer {
-                    Err(libc::ENOENT) => SocketPresence::Gone,
-                    Err(errno) => return Err(io::Error::from_raw_os_error(errno)),
-                    Ok(body) => match read(body)?.and_then(|socket| Some((socket.state, socket.expires?))) {
-                        Some((TcpState::TimeWait | TcpState::FinWait2, left)) => {
-                            SocketPresence::Waiting(left)
-                        }
-                        Some(_) | None => SocketPresence::Socket,
-                    },
-                };
-                Ok(())
-            })?;
-        }
-        Ok(found)
-    }
-}
-
-/// An error unless the kernel lists sockets of a protocol: it is asked for those in no state, in both families.
-fn can_tell(netlink: &Netlink, protocol: u8, patience: Duration) -> io::Result<()> {
-    let deadline = crate::clock::now() + patience;
-    for family in [INET, INET6] {
-        let mut request = [0; 56];
-        (request[0], request[1]) = (family, protocol);
-        let answer = netlink.ask(BY_FAMILY, Want::List, &request, deadline, |_, _| Ok(()));
-        answer.map_err(|error| match error.raw_os_error() {
-            Some(libc::ENOENT) => io::Error::new(
-                io::ErrorKind::Unsupported,
-                "the kernel lists no TCP sockets; load the modules inet_diag and tcp_diag",
-            ),
-            _ => error,
-        })?;
-    }
-    Ok(())
-}
-
-/// `struct inet_diag_req_v2` for one connection.
-fn exact(source: SocketAddr, to: SocketAddr) -> [u8; 56] {
-    let mut body = [0; 56];
-    body[0] = if source.is_ipv4() { INET } else { INET6 };
-    body[1] = TCP;
-    body[8..10].copy_from_slice(&source.port().to_be_bytes());
-    body[10..12].copy_from_slice(&to.port().to_be_bytes());
-    for (at, ip) in [(12, source.ip()), (28, to.ip())] {
-        match ip {
-            IpAddr::V4(ip) => body[at..at + 4].copy_from_slice(&ip.octets()),
-            IpAddr::V6(ip) => body[at..at + 16].copy_from_slice(&ip.octets()),
-        }
-    }
-    body[48..56].copy_from_slice(&NO_COOKIE);
-    body
-}
-
 /// A set of states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct States(u32);
@@ -185,7 +94,7 @@ pub fn sockets(
 ) -> io::Result<Vec<KernelSocket>> {
     let deadline = crate::clock::now() + patience;
     let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
+    for family in [INET, INET6] {
         list(family, states, deadline, |socket| {
             if keep(&socket) {
                 if found.len() >= MOST {
@@ -222,15 +131,14 @@ pub fn lists_bound(patience: Duration) -> io::Result<bool> {
 }
 
 fn list(
-    family: i32,
+    family: u8,
     states: States,
     deadline: Instant,
     mut each: impl FnMut(KernelSocket) -> io::Result<()>,
 ) -> io::Result<()> {
     // struct inet_diag_req_v2: family, protocol, no extensions, padding, states, no particular socket
     let mut request = [0; 56];
-    request[0] = u8::try_from(family).map_err(io::Error::other)?;
-    request[1] = u8::try_from(libc::IPPROTO_TCP).map_err(io::Error::other)?;
+    (request[0], request[1]) = (family, TCP);
     request[4..8].copy_from_slice(&states.0.to_ne_bytes());
     let netlink = Netlink::open(SockProtocol::NetlinkSockDiag)?;
     netlink.ask(BY_FAMILY, Want::List, &request, deadline, |kind, body| {
@@ -250,7 +158,7 @@ fn read(body: &[u8]) -> io::Result<Option<KernelSocket>> {
     let (family, state, timer) = (message[0], message[1], message[2]);
     let number = |offset| u32_at(&message, offset).ok_or_else(malformed);
     let address = |port_at, ip_at| {
-        let ip = if i32::from(family) == libc::AF_INET {
+        let ip = if family == INET {
             array_at::<4>(&message, ip_at).map(|octets| IpAddr::V4(octets.into()))
         } else {
             array_at::<16>(&message, ip_at).map(|octets| IpAddr::V6(octets.into()))
@@ -370,51 +278,6 @@ mod tests {
         socket2::SockRef::from(&server).set_linger(Some(Duration::ZERO)).unwrap();
         drop(server);
         assert_eq!(once_past(TcpState::Established, from, to).state, TcpState::Bound);
-    }
-
-    #[test]
-    fn single_connections_are_tracked_until_gone() {
-        let inquirer = Inquirer::open(PATIENCE).unwrap();
-        for host in ["127.0.0.1:0", "[::1]:0"] {
-            let listener = TcpListener::bind(host).unwrap();
-            let to = listener.local_addr().unwrap();
-            let client = TcpStream::connect(to).unwrap();
-            let from = client.local_addr().unwrap();
-            let (server, _) = listener.accept().unwrap();
-            let until = |wanted: fn(SocketPresence) -> bool| {
-                let give_up = crate::clock::now() + PATIENCE;
-                // More queries than fit one system call.
-                while let found = inquirer.ask(&[(from, to); 70], PATIENCE).unwrap()
-                    && !found.iter().all(|&found| wanted(found))
-                {
-                    assert!(found.len() == 70 && crate::clock::now() < give_up, "{found:?}");
-                }
-            };
-            assert_eq!(inquirer.ask(&[(from, to), (to, to)], PATIENCE).unwrap(), [SocketPresence::Socket; 2]);
-            drop(client);
-            until(|found| matches!(found, SocketPresence::Waiting(_)));
-            drop(server);
-            until(|found| matches!(found, SocketPresence::Waiting(left) if left > Duration::from_secs(50)));
-            let client = TcpStream::connect(to).unwrap();
-            let from = client.local_addr().unwrap();
-            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
-            drop(client);
-            assert_eq!(inquirer.ask(&[(from, to)], PATIENCE).unwrap(), [SocketPresence::Gone]);
-            let mixed = [(to, to), (from, to), (to, to)];
-            assert_eq!(
-                inquirer.ask(&mixed, PATIENCE).unwrap(),
-                [SocketPresence::Socket, SocketPresence::Gone, SocketPresence::Socket]
-            );
-        }
-    }
-
-    /// A protocol without such a part: RFC 3692's 253.
-    #[test]
-    fn unanswerable_query_is_no_free_port() {
-        let netlink = Netlink::open(SockProtocol::NetlinkSockDiag).unwrap();
-        let error = can_tell(&netlink, 253, PATIENCE).unwrap_err();
-        assert!(error.to_string().contains("tcp_diag"), "{error}");
-        assert!(can_tell(&Netlink::open(SockProtocol::NetlinkSockDiag).unwrap(), TCP, PATIENCE).is_ok());
     }
 
     #[test]

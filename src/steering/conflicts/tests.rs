@@ -1,0 +1,178 @@
+//! Conflicts of one machine with several configurations.
+
+use super::super::tests::params;
+use super::super::{InterceptedPorts, MachineOutput, SteeredPool};
+use super::*;
+use crate::addr::PortRange;
+
+fn machine() -> MachineNetwork {
+    let told = MachineOutput {
+        addresses: r#"[{"ifname":"lo","addr_info":[{"family":"inet","local":"127.0.0.1","prefixlen":8}]},
+            {"ifname":"ens5","altnames":["enp0s5"],"addr_info":[
+                {"family":"inet","local":"198.51.100.1","prefixlen":24,"broadcast":"198.51.100.255"},
+                {"family":"inet","local":"198.51.100.77","prefixlen":24,"secondary":true},
+                {"family":"inet6","local":"2001:db8:51::1","prefixlen":64}]},
+            {"ifname":"ens6","addr_info":[{"family":"inet","local":"10.0.1.1","prefixlen":24}]},
+            {"ifname":"veth7"}]"#
+            .into(),
+        routes: [
+            r#"[{"dst":"default","gateway":"198.51.100.254","dev":"ens5"},
+                {"dst":"192.0.2.0/24","nexthops":[{"gateway":"198.51.100.250","dev":"ens5"}]},
+                {"dst":"10.0.1.0/24","dev":"ens6","scope":"link"}]"#
+                .into(),
+            r#"[{"dst":"default","via":{"family":"inet6","host":"2001:db8:51::fe"},"dev":"ens5"}]"#.into(),
+        ],
+        neighbours:
+            r#"[{"dst":"198.51.100.254","dev":"ens5","lladdr":"00:00:00:00:00:01","state":["REACHABLE"]},
+            {"dst":"198.51.100.9","dev":"ens5","lladdr":"00:00:00:00:00:02","state":["STALE"]},
+            {"dst":"198.51.100.10","dev":"ens5","state":["INCOMPLETE"]}]"#
+                .into(),
+        resolv_conf:
+            "# a comment\nnameserver 198.51.100.53\nnameserver fe80::1%ens5\nnameserver 127.0.0.53\n".into(),
+        first_port: "1024\n".into(),
+        strict_interfaces: Vec::new(),
+        bridges: Default::default(),
+    };
+    MachineNetwork::read(&told, ["2001:db8:51::53".parse().unwrap()])
+}
+
+fn of(pool: &str) -> Vec<(bool, String)> {
+    let pool = SteeredPool { network: pool.parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
+    let params = SteeringParams { pools: vec![pool], ports: InterceptedPorts::All, ..params() };
+    let found = conflicts(&params, &machine()).into_iter();
+    found.map(|one| (one.gravity == ConflictSeverity::Refused, one.found)).collect()
+}
+
+#[test]
+fn pool_of_own_addresses_has_no_conflict() {
+    for pool in
+        ["203.0.113.16/28", "198.51.100.77/32", "198.51.100.16/28", "2001:db8:100::/64", "2001:db8:51:1::/64"]
+    {
+        assert_eq!(of(pool), [], "{pool}");
+    }
+}
+
+#[test]
+fn pool_with_foreign_addresses_names_them() {
+    for (pool, refused, expected) in [
+        ("198.51.100.254/32", true, "the next hop of a route: 198.51.100.254"),
+        ("198.51.100.250/32", true, "the next hop of a route: 198.51.100.250"),
+        ("2001:db8:51::fe/128", true, "the next hop of a route: 2001:db8:51::fe"),
+        ("198.51.100.53/32", true, "a DNS server: 198.51.100.53"),
+        ("2001:db8:51::53/128", true, "a DNS server: 2001:db8:51::53"),
+        ("198.51.100.8/30", false, "other hosts on a link: 198.51.100.9 on ens5"),
+        ("198.51.100.255/32", false, "198.51.100.255, the broadcast address of 198.51.100.0/24 on ens5"),
+        ("10.0.0.0/16", false, "a whole network of a link: 10.0.1.0/24 on ens6"),
+        ("10.0.1.1/32", false, "10.0.1.1, which is on ens6, where clients' packets arrive"),
+        ("198.51.100.1/32", false, "198.51.100.1, which this machine's own connections leave from"),
+    ] {
+        let found = of(pool);
+        assert!(
+            found.iter().any(|(hard, found)| *hard == refused && found.ends_with(expected)),
+            "{pool}: {found:?}"
+        );
+    }
+    let whole = of("198.51.100.0/24");
+    assert_eq!(whole.iter().filter(|(refused, _)| *refused).count(), 2, "{whole:?}");
+    assert!(whole.len() >= 4, "{whole:?}");
+}
+
+#[test]
+fn privileged_pool_ports_are_reported() {
+    let machine = MachineNetwork { first_port: 2048, ..machine() };
+    let found = conflicts(&params(), &machine);
+    assert!(found.len() == 1 && found[0].found.contains("below 2048"), "{found:?}");
+}
+
+#[test]
+fn bridges_bypassing_the_listener_are_reported() {
+    let of = |name: &str, call: u8, all: &str| -> Vec<_> {
+        let addresses = format!(
+            r#"[{{"ifname":"br0","linkinfo":{{"info_kind":"bridge","info_data":{{"nf_call_iptables":{call}}}}}}},
+                {{"ifname":"veth7","master":"br0","linkinfo":{{"info_kind":"veth","info_slave_kind":"bridge","info_data":{{}}}}}}]"#
+        );
+        let told =
+            MachineOutput { addresses, bridges: [all.into(), String::new()], ..MachineOutput::default() };
+        let interfaces = vec![Interface::parse(name).unwrap()];
+        let found = conflicts(&SteeringParams { interfaces, ..params() }, &MachineNetwork::read(&told, []))
+            .into_iter();
+        found.map(|one| (one.gravity, one.fix)).collect()
+    };
+    assert_eq!(of("br0", 0, "0"), []);
+    for found in [of("br0", 1, "0"), of("br*", 0, "1\n")] {
+        assert!(
+            found.len() == 1
+                && found[0].0 == ConflictSeverity::Broken
+                && found[0].1.contains("nf-call-iptables=0")
+        );
+    }
+    assert_eq!(
+        of("veth7", 0, ""),
+        [(ConflictSeverity::Broken, "write br0 in [steering] interfaces".to_owned())]
+    );
+    assert_eq!(of("veth*", 0, "")[0].0, ConflictSeverity::Doubtful);
+}
+
+#[test]
+fn clients_on_other_interfaces_are_reported() {
+    for (interface, source, elsewhere) in [
+        ("ens5", "10.0.1.0/24", true),
+        ("ens5", "10.0.1.128/25", true),
+        ("ens5", "10.0.0.0/16", true),
+        ("ens6", "10.0.1.0/24", false),
+        ("ens*", "10.0.1.0/24", false),
+        ("ens6", "172.16.0.0/24", false),
+    ] {
+        let interfaces = vec![Interface::parse(interface).unwrap()];
+        let params = SteeringParams { interfaces, sources: vec![source.parse().unwrap()], ..params() };
+        let found = conflicts(&params, &machine());
+        let is_told = found.iter().any(|one| {
+            one.found.contains(&format!("the route to {source} is by ens6"))
+                && one.gravity == ConflictSeverity::Doubtful
+        });
+        assert_eq!(is_told, elsewhere, "{interface}, {source}: {found:?}");
+    }
+}
+
+#[test]
+fn clients_that_rp_filter_drops_are_reported() {
+    for (interface, source, strict, is_dropped) in [
+        ("ens6", "172.16.0.0/24", &["ens6"][..], true),
+        ("ens*", "172.16.0.0/24", &["ens5", "ens6"], false),
+        ("ens6", "172.16.0.0/24", &["ens5"], false),
+        ("ens6", "10.0.1.0/24", &["ens6"], false),
+        ("ens6", "0.0.0.0/0", &["ens6"], false),
+        ("ens6", "fd00:7::/64", &["ens6"], false),
+        ("veth7", "10.0.1.0/24", &["veth7"], true),
+    ] {
+        let interfaces = vec![Interface::parse(interface).unwrap()];
+        let params = SteeringParams { interfaces, sources: vec![source.parse().unwrap()], ..params() };
+        let strict_interfaces = strict.iter().map(|name| (*name).to_owned()).collect();
+        let found = conflicts(&params, &MachineNetwork { strict_interfaces, ..machine() });
+        let told = found
+            .iter()
+            .any(|one| one.found.starts_with("rp_filter=1 on ") && one.gravity == ConflictSeverity::Broken);
+        assert_eq!(told, is_dropped, "{interface}, {source}: {found:?}");
+    }
+}
+
+#[test]
+fn missing_interfaces_are_named() {
+    let told = |names: &[&str], machine: &MachineNetwork| -> Vec<String> {
+        let interfaces = names.iter().map(|name| Interface::parse(name).unwrap()).collect();
+        let missing = missing_interfaces(&SteeringParams { interfaces, ..params() }, machine);
+        missing.into_iter().map(|conflict| conflict.found + "; " + &conflict.fix).collect()
+    };
+    assert_eq!(told(&["ens6", "veth*"], &machine()), Vec::<String>::new());
+    let found = told(&["ens7", "br-*", "enp0s5"], &machine());
+    assert!(
+        found[0].contains("called ens7;") && found[0].ends_with("there are: ens5, ens6, veth7"),
+        "{found:?}"
+    );
+    assert!(found[1].contains("called br-*;"), "{found:?}");
+    assert!(
+        found[2].contains("alternative name of ens5") && found[2].contains("write \"ens5\""),
+        "{found:?}"
+    );
+    assert_eq!(told(&["ens7"], &MachineNetwork::default()), Vec::<String>::new());
+}
