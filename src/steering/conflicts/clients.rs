@@ -14,7 +14,7 @@ pub(super) fn filtered(params: &SteeringParams, machine: &MachineNetwork) -> Vec
     let steered: Vec<_> =
         steered.filter(|name| params.interfaces.iter().any(|one| one.covers(name))).collect();
     let is_strict = |name: &&str| machine.strict_interfaces.iter().any(|strict| strict == name);
-    if steered.is_empty() || !steered.iter().all(|name| is_strict(name)) {
+    if steered.is_empty() || !steered.iter().all(is_strict) {
         return Vec::new();
     }
     let of_source = |source: &IpNet| {
