@@ -11,6 +11,7 @@ mod rule;
 pub use rule::{Ahead, PacketChain, PacketEffect, PacketRule, TableFamily};
 
 use ahead::ahead;
+use rule::be32;
 
 use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, attributes, malformed, text};
 use nix::sys::socket::SockProtocol;
@@ -205,10 +206,6 @@ fn found(asked: io::Result<()>) -> io::Result<Option<()>> {
 
 pub(super) fn name(kind: u16, name: &str) -> Vec<u8> {
     attribute_of(kind, &[name.as_bytes(), &[0]].concat())
-}
-
-fn be32(value: &[u8]) -> io::Result<u32> {
-    value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).ok_or_else(malformed)
 }
 
 #[cfg(test)]

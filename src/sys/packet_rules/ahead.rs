@@ -1,7 +1,6 @@
-//! What a rule of nf_tables does to packets, by its expressions.
+//! Effect of a rule of nf_tables on packets, by its expressions.
 
-use super::be32;
-use super::rule::{self, Ahead, PacketEffect};
+use super::rule::{self, Ahead, PacketEffect, be32};
 use crate::sys::netlink::{array_at, attribute, attributes, text, u32_at};
 
 /// The rule's effect, and on whose packets, as far as its expressions tell.

@@ -1,6 +1,7 @@
 //! Chains and their rules, as both backends have them.
 
-use crate::sys::netlink::array_at;
+use crate::sys::netlink::{array_at, malformed};
+use std::io;
 
 /// The family of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +36,11 @@ pub struct PacketRule {
     pub ahead: Ahead,
     /// The port of the listener that it hands packets to (TPROXY).
     pub listener: Option<u16>,
+}
+
+/// A number in network byte order, as nf_tables has them.
+pub(super) fn be32(value: &[u8]) -> io::Result<u32> {
+    value.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)).ok_or_else(malformed)
 }
 
 /// Reads the listener's port from the data of an iptables TPROXY target (`struct xt_tproxy_target_info`, and `_v1` for
