@@ -19,6 +19,13 @@ impl Transport {
             Self::Tcp => "tcp",
         }
     }
+
+    /// Its number in IP headers, and in rules of policy routing.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+        }
+    }
 }
 
 impl fmt::Display for Transport {

@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 /// Most polls to wait for a file that keeps changing; then it is read anyway.
 const PATIENCE: u32 = 10;
 
-/// Reads the configuration, remembers the revision that was read, and tells when there is another. The gateway knows nowhere
-/// else that its configuration comes from files.
+/// Reads the configuration, remembers the revision that was read, and tells when there is another.
 ///
 /// Changes are found by polling: that follows symbolic links, works on every file system, and cannot lose a watch. A file
 /// that cannot be read counts as changed.
@@ -42,7 +41,7 @@ impl PolicySource {
     }
 
     /// Polls. Returns true once when there is another revision than the one that was read, and it is the one of the last
-    /// poll: this waits for an editor or a copy to finish.
+    /// poll: this waits for an editor or a copy to finish, for [`PATIENCE`] polls at most.
     pub(crate) fn has_changed(&mut self) -> bool {
         let now = self.revision.now();
         if now == self.revision {

@@ -28,7 +28,7 @@ pub struct FlowRecord {
     pub tenant: Option<Arc<str>>,
     /// Client's address.
     pub client: ClientAddr,
-    /// Transport protocol of the client's connection, and of the one to the server.
+    /// Transport protocol of `destination` and `dialled`, as a key of its own in the log.
     pub transport: Transport,
     /// Address that the client dialled.
     pub destination: OriginalDestination,

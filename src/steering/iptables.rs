@@ -143,6 +143,7 @@ fn pools(params: &SteeringParams, family: FamilyTools) -> impl Iterator<Item = &
 
 /// Flows of the gateway need no conntrack entries, and no NAT rule may touch a leased address or port.
 fn raw(params: &SteeringParams, family: FamilyTools) -> TableChains {
+    let transport = transport_match(params);
     let mut incoming = Vec::new();
     let mut outgoing = Vec::new();
     for interface in params.interfaces.iter().map(crate::interface::Interface::iptables) {
@@ -155,8 +156,8 @@ fn raw(params: &SteeringParams, family: FamilyTools) -> TableChains {
     }
     for SteeredPool { network, ports } in pools(params, family) {
         let (network, ports) = (network.trunc(), colon(*ports));
-        incoming.push(format!("-d {network} -p tcp -m tcp --dport {ports} -j CT --notrack"));
-        outgoing.push(format!("-s {network} -p tcp -m tcp --sport {ports} -j CT --notrack"));
+        incoming.push(format!("-d {network} {transport} --dport {ports} -j CT --notrack"));
+        outgoing.push(format!("-s {network} {transport} --sport {ports} -j CT --notrack"));
         incoming.push(format!("-d {network} -p {} -j EGRET_ERRORS", family.icmp));
     }
     // Conntrack calls an error about what it does not know invalid, which many firewalls drop.
@@ -178,7 +179,11 @@ fn mangle(params: &SteeringParams, family: FamilyTools) -> TableChains {
     // ICMP errors about the client's leg have the server's address as destination.
     steer
         .extend(family.errors.iter().map(|error| format!("{error} -m socket --transparent -j EGRET_DIVERT")));
-    steer.push(format!("-p tcp -m addrtype --src-type LOCAL {} -j DROP", counted(PacketCounter::OwnSource)));
+    steer.push(format!(
+        "-p {} -m addrtype --src-type LOCAL {} -j DROP",
+        params.transport,
+        counted(PacketCounter::OwnSource)
+    ));
     steer.extend(family.not_steered.iter().map(|kind| format!("-m addrtype --dst-type {kind} -j RETURN")));
     let comment = counted(PacketCounter::NoListener);
     for ports in intercepted_ports(params) {
@@ -200,9 +205,10 @@ fn mangle(params: &SteeringParams, family: FamilyTools) -> TableChains {
 /// Drops what conntrack tracks of the pools, which it does once the raw table has lost its rules: NAT would have it leave from
 /// another address.
 fn tracked(params: &SteeringParams, family: FamilyTools) -> Vec<String> {
+    let transport = transport_match(params);
     let of_pool = |SteeredPool { network, ports }: &SteeredPool| {
         let (network, ports) = (network.trunc(), colon(*ports));
-        format!("-s {network} -p tcp -m tcp --sport {ports} -m conntrack ! --ctstate UNTRACKED -j DROP")
+        format!("-s {network} {transport} --sport {ports} -m conntrack ! --ctstate UNTRACKED -j DROP")
     };
     pools(params, family).map(of_pool).collect()
 }
@@ -234,13 +240,22 @@ fn intercepted_ports(params: &SteeringParams) -> Vec<String> {
 }
 
 fn destination_ports(params: &SteeringParams, protocol: &str) -> Vec<String> {
+    ports(params, protocol, "--dport")
+}
+
+/// Matches the intercepted ports as destination (`--dport`) or source (`--sport`).
+fn ports(params: &SteeringParams, protocol: &str, side: &str) -> Vec<String> {
     let Some(ranges) = params.ports.ranges() else { return vec![format!("-p {protocol}")] };
-    ranges.into_iter().map(|range| format!("-p {protocol} -m {protocol} --dport {}", colon(range))).collect()
+    ranges.into_iter().map(|range| format!("-p {protocol} -m {protocol} {side} {}", colon(range))).collect()
+}
+
+/// Matches the intercepted protocol, to be followed by ports.
+fn transport_match(params: &SteeringParams) -> String {
+    format!("-p {0} -m {0}", params.transport)
 }
 
 fn source_ports(params: &SteeringParams) -> Vec<String> {
-    let Some(ranges) = params.ports.ranges() else { return vec!["-p tcp".to_owned()] };
-    ranges.into_iter().map(|range| format!("-p tcp -m tcp --sport {}", colon(range))).collect()
+    ports(params, params.transport.as_str(), "--sport")
 }
 
 fn colon(range: PortRange) -> String {

@@ -46,22 +46,22 @@ const ERRORS: [&str; 2] = [
 ];
 
 fn steer(params: &SteeringParams) -> Vec<String> {
-    let tcp = intercepted_ports(params);
+    let (transport, ports) = (params.transport, intercepted_ports(params));
     let mark = format!("meta mark set meta mark | {:#010x}", params.mark);
     let port = params.listen_port;
     let ours = format!("socket transparent 1 socket wildcard 0 {mark} accept");
     vec![
         format!("{} accept", other_interfaces(&params.interfaces)),
-        format!("meta l4proto tcp {ours}"),
+        format!("meta l4proto {transport} {ours}"),
         // ICMP errors about the client's leg have the server's address as destination.
         format!("{} {ours}", ERRORS[0]),
         format!("{} {ours}", ERRORS[1]),
-        format!("meta l4proto tcp fib saddr type local {} drop", counted(PacketCounter::OwnSource)),
+        format!("meta l4proto {transport} fib saddr type local {} drop", counted(PacketCounter::OwnSource)),
         "fib daddr type { local, broadcast, multicast } accept".to_owned(),
-        format!("meta nfproto ipv4 {tcp} tproxy ip to :{port} {mark} accept"),
-        format!("meta nfproto ipv6 {tcp} tproxy ip6 to :{port} {mark} accept"),
+        format!("meta nfproto ipv4 {ports} tproxy ip to :{port} {mark} accept"),
+        format!("meta nfproto ipv6 {ports} tproxy ip6 to :{port} {mark} accept"),
         // Without a listener `tproxy` does not match. Without this rule the packet would be forwarded.
-        format!("{tcp} {} drop", counted(PacketCounter::NoListener)),
+        format!("{ports} {} drop", counted(PacketCounter::NoListener)),
         "jump unsteered".to_owned(),
         format!("{} {}", destination_ports(params, "udp"), udp(params)),
     ]
@@ -126,7 +126,7 @@ fn untrack_in(params: &SteeringParams) -> Vec<String> {
     let steered = interfaces(&params.interfaces, "iifname").into_iter();
     let mut rules: Vec<_> =
         steered.map(|matched| format!("{matched} {ports} fib daddr type != local notrack")).collect();
-    rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(pool, 'd'))));
+    rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(params, pool, 'd'))));
     // Conntrack calls an error about what it does not know invalid, which many firewalls drop.
     rules.extend(ERRORS.map(|errors| format!("{errors} socket transparent 1 socket wildcard 0 notrack")));
     rules.extend(params.pools.iter().map(|pool| {
@@ -138,26 +138,26 @@ fn untrack_in(params: &SteeringParams) -> Vec<String> {
 }
 
 fn untrack_out(params: &SteeringParams) -> Vec<String> {
-    let ports = intercepted_ports(params).replace("tcp dport", "tcp sport");
+    let ports = ports(params, params.transport.as_str(), "sport");
     let steered = interfaces(&params.interfaces, "oifname").into_iter();
     let mut rules: Vec<_> =
         steered.map(|matched| format!("{matched} {ports} fib saddr type != local notrack")).collect();
-    rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(pool, 's'))));
+    rules.extend(params.pools.iter().map(|pool| format!("{} notrack", pool_match(params, pool, 's'))));
     rules
 }
 
 /// Drops what conntrack tracks of the pools, which it does once `untrack_out` is lost: NAT would have it leave from another
 /// address.
 fn tracked(params: &SteeringParams) -> Vec<String> {
-    let of_pool = |pool| format!("{} ct state != untracked drop", pool_match(pool, 's'));
+    let of_pool = |pool| format!("{} ct state != untracked drop", pool_match(params, pool, 's'));
     params.pools.iter().map(of_pool).collect()
 }
 
 /// Matches a pool as destination (`side` is `d`) or source (`s`).
-fn pool_match(pool: &SteeredPool, side: char) -> String {
+fn pool_match(params: &SteeringParams, pool: &SteeredPool, side: char) -> String {
     let (network, ports) = (pool.network.trunc(), pool.ports);
     let family = if network.addr().is_ipv4() { "ip" } else { "ip6" };
-    format!("{family} {side}addr {} tcp {side}port {ports}", listed(network))
+    format!("{family} {side}addr {} {} {side}port {ports}", listed(network), params.transport)
 }
 
 fn udp(params: &SteeringParams) -> &'static str {
@@ -172,9 +172,14 @@ fn intercepted_ports(params: &SteeringParams) -> String {
 }
 
 fn destination_ports(params: &SteeringParams, protocol: &str) -> String {
+    ports(params, protocol, "dport")
+}
+
+/// Matches the intercepted ports as destination (`dport`) or source (`sport`).
+fn ports(params: &SteeringParams, protocol: &str, side: &str) -> String {
     match params.ports.ranges() {
         None => format!("meta l4proto {protocol}"),
-        Some(ranges) => format!("{protocol} dport {}", set(&ranges)),
+        Some(ranges) => format!("{protocol} {side} {}", set(&ranges)),
     }
 }
 

@@ -31,7 +31,6 @@ pub(super) fn is_among(priority: u32) -> bool {
 
 /// The last port that a rule can name: the kernel takes no range that ends with 65535 (`fib_rule_port_range_valid()`).
 const LAST_NAMED: u16 = u16::MAX - 1;
-const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// IPv6 headers that hide the ports from the kernel's rules: routing and destination options. It reads past fifteen of them
 /// (`MAX_FLOW_DISSECT_HDRS`), and a receiver past any number.
@@ -99,12 +98,12 @@ pub(super) fn port_rules(params: &SteeringParams, v4: bool) -> Vec<PortRule> {
     };
     match params.ports.ranges() {
         None => rules.extend(
-            [(TCP, "blackhole"), (UDP, udp)]
+            [(params.transport.number(), "blackhole"), (UDP, udp)]
                 .map(|(protocol, action)| any(REFUSE, format!("ipproto {protocol} {action}"))),
         ),
         Some(ranges) => {
             let has_last_port = ranges.iter().any(|range| range.last() == u16::MAX);
-            for (protocol, action) in [(TCP, "blackhole"), (UDP, udp)] {
+            for (protocol, action) in [(params.transport.number(), "blackhole"), (UDP, udp)] {
                 let named = ranges
                     .iter()
                     .filter_map(|range| PortRange::new(range.first(), range.last().min(LAST_NAMED)));
