@@ -77,7 +77,7 @@ export PATH
 
 # Record of what `up` changed since the boot; only root may write there.
 state=${EGRET_STEERING_STATE:-/run/egret-steering/state}
-# Exists if `up` has succeeded since the boot.
+# Exists if `up` has succeeded since the boot, and holds the `ip rule` entries that were there then.
 marker=${state%/*}/up
 # Exists while the last good rules are in force, and holds the reason.
 fallback=${state%/*}/fallback
@@ -167,14 +167,22 @@ keep() {
         printf 'steer.sh: the rules could not be kept in %s as a fallback for a broken configuration\n' "${kept%/*}" | tell 3
     fi
 }
-# Blocks forwarding again if somebody has removed the rules of an earlier `up`.
+# Blocks forwarding again if a rule of an earlier `up` is missing, in either family.
 block() {
-    if [ ! -e "$marker" ] || ip rule show | grep "proto 230" >/dev/null; then return 0; fi
+    if [ ! -e "$marker" ]; then return 0; fi
+    listed_rules >"$marker.now"
+    lost=$(grep -vxFf "$marker.now" "$marker" || :)
+    rm -f "$marker.now"
+    if [ -z "$lost" ]; then return 0; fi
     rm -f "$marker"
     guard
 }
+# The entries of `up`, a line each after its family.
+listed_rules() {
+    for family in $(families); do ip -N "$family" rule show | sed -n "/proto 230/{s/ [[]detached[]]//;s/^/$family /p;}"; done
+}
 in_place() {
-    : >"$marker"
+    listed_rules >"$marker"
     lift_guard
 }
 up() {

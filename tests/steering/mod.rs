@@ -366,6 +366,15 @@ fn failed_steer_script_leaves_nothing_open() {
         ip rule show | grep 'not from all iif lo blackhole proto 231'
         {steer} up --config /good.toml
         if ip rule show | grep 'proto 231'; then exit 1; fi
+        # So is what lacks a part of the rules, in either family; what lacks none is not.
+        for loss in 'ip -6 rule flush protocol 230' 'ip rule del pref 104' 'ip -6 rule del pref 106'; do
+            $loss
+            if {steer} up --config /bad.toml; then exit 1; fi
+            for family in -4 -6; do ip $family rule show | grep 'not from all iif lo blackhole proto 231'; done
+            {steer} up --config /good.toml
+        done
+        if {steer} up --config /bad.toml; then exit 1; fi
+        if ip rule show | grep 'proto 231'; then exit 1; fi
         # A name that is nowhere, in place of one that is intercepted.
         {steer} up --config /good.toml --keep $dir/kept
         iptables -t mangle -F

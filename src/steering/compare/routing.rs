@@ -23,8 +23,9 @@ fn has_words(line: &str, words: &str) -> bool {
 /// The rule of `ip -N rule show` that packets with our mark meet before ours, and may go by.
 pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
-    let mut before = shown.lines().take_while(|line| !has_words(line, &wanted));
-    let overtakes = before.find(|line| {
+    // Where there is none, nothing comes before it.
+    let ours = shown.lines().position(|line| has_words(line, &wanted))?;
+    let overtakes = shown.lines().take(ours).find(|line| {
         // What is for packets of a VRF alone does no harm.
         !line.contains("l3mdev")
             && overtaking::parse(line).is_none_or(|rule| overtaking::may_take_marked(&rule, mark))

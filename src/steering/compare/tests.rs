@@ -203,6 +203,13 @@ fn rule_overtaking_mark_rule_is_found() {
 }
 
 #[test]
+fn nothing_overtakes_an_absent_mark_rule() {
+    let shown =
+        "0:\tfrom all lookup 255\n101:\tfrom all iif lo goto 107 proto 230\n32766:\tfrom all lookup 254\n";
+    assert_eq!(before_mark_rule(shown, 0x0100, 100), None);
+}
+
+#[test]
 fn rule_overtaking_port_rules_is_found() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
