@@ -257,7 +257,14 @@ fn overtaken_port_rules_are_noted() {
         !status.status.success() && said.contains("`50: from all lookup 254` comes before or among them"),
         "{said}"
     );
-    lab.gateway.ip("rule del pref 50");
+    // Once it comes before the rule for the mark as well, intercepted packets go by it.
+    lab.gateway.ip("rule add pref 10 from 10.0.1.0/24 lookup main");
+    wait_until("the mark rule to be lost", || {
+        gateway.metric("egret_steering_part_intact", &[("part", "mark_rule")]) == 0
+    });
+    let said = gateway.get("/readyz").unwrap().1;
+    assert!(said.contains("priority 10 comes before the one for mark"), "{said}");
+    lab.gateway.ip("rule del pref 10\nrule del pref 50");
     wait_until("the note to go", || gateway.get("/readyz").unwrap() == (200, "ready\n".to_owned()));
     lab.must_steer("status", &gateway.config(), Rules::Iptables);
 }

@@ -187,9 +187,7 @@ in_place() {
 }
 up() {
     find_egret
-    umask 077
     # Not in /tmp, which is cleared while the machine boots.
-    mkdir -p "${state%/*}"
     scratch=${state%/*}/new.$$
     trap 'rm -f "$scratch"' EXIT
     trap 'exit 143' INT TERM HUP
@@ -218,15 +216,24 @@ up() {
     return 1
 }
 
+# One at a time: the second would meet rules half put in place.
+alone() {
+    umask 077 # others could hold the lock
+    mkdir -p "${state%/*}"
+    exec 9>"${state%/*}/lock"
+    flock -w 120 9 || fail "another steer.sh has been at work for two minutes; see \`ps\`"
+}
+
 case $command in
-    up) up ;;
+    up) alone; up ;;
     guard) guard ;;
     down)
+        alone
         find_egret
         script=$("$egret" steering print --down)
         printf '%s\n' "$script" | sh -s
         lift_guard
-        rm -f "$marker" "$fallback" "${state%/*}"/new.*
+        rm -f "$marker" "$fallback" "${state%/*}"/new.* "${state%/*}/lock"
         rmdir "${state%/*}" 2>/dev/null || :
         ;;
     status)

@@ -28,7 +28,8 @@ pub(super) fn before_port_rules(
 pub(super) fn may_take_marked(rule: &RoutingRule, mark: u32) -> bool {
     let local = rule.priority == 0 && rule.table == LOCAL_TABLE;
     let other_mark = !rule.inverted && rule.mark.is_some_and(|(value, mask)| mark & mask != value);
-    !local && rule.protocol != origin::GUARD && !exempts(rule) && !other_mark
+    let any_packet = rule.inverted || !rule.is_narrow;
+    !local && any_packet && rule.protocol != origin::GUARD && !exempts(rule) && !other_mark
 }
 
 /// True for an exemption, which names both sources and destinations (docs/steering.md).
@@ -61,7 +62,7 @@ pub(super) fn parse(line: &str) -> Option<RoutingRule> {
             "from" => rule.source = words.next().and_then(network),
             "iif" => rule.interface = words.next().map(str::to_owned),
             "to" => rule.has_destination = true,
-            "oif" | "tos" | "dsfield" | "l3mdev" | "[l3mdev-table]" => rule.is_narrow = true,
+            "oif" | "l3mdev" | "[l3mdev-table]" => rule.is_narrow = true,
             "fwmark" => rule.mark = words.next().and_then(mark),
             "lookup" => {
                 rule.leads_on = true;
@@ -108,6 +109,8 @@ mod tests {
             ("50:\tnot from all fwmark 0xca6c lookup 51820", true),
             ("50:\tnot from all to 10.0.0.0/8 lookup 7", true),
             ("50:\tnot from all oif x lookup 7", true),
+            ("50:\tfrom all tos lowdelay lookup 7", true), // the client chooses it
+            ("50:\tfrom all oif x lookup 7", false),
             ("50:\tnot from all dport 22 lookup 7", true),
             ("50:\tnot from all ipproto ipproto-17 lookup 7", true),
             ("50:\tfrom all goto 32000", true),

@@ -19,12 +19,11 @@ use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::sys::links;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
-use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RouteDecision, RoutingRule};
+use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RoutingRule};
 use ipnet::IpNet;
 use port_rules::Newcomers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Instant;
 use tables::{NFT_TABLE, PlannedTable, TableKey, TableState, table_of_nftables, tables_of_iptables};
 
@@ -138,14 +137,19 @@ impl SteeringMonitor {
             let what = format!("{called}: {}", foreign_route(table, first));
             look.lost.push(Lost { part: Part::SteeringTable, what, remedy: Remedy::DeleteRoute });
         }
-        if !rules.iter().any(|rule| rule.mark == Some((mark, mark)) && rule.table == table) {
+        let is_ours = |rule: &RoutingRule| rule.mark == Some((mark, mark)) && rule.table == table;
+        if let Some(ours) = rules.iter().position(is_ours) {
+            let first = rules.iter().take(ours).find(|rule| overtaking::may_take_marked(rule, mark));
+            look.lost.extend(first.map(|RoutingRule { priority, .. }| {
+                let what = format!(
+                    "{called}: another program's `ip rule` at priority {priority} comes before the one for mark {mark:#x}"
+                );
+                // Egret's own is put before others, but nothing comes before the rules at 0.
+                let remedy = if *priority == 0 { Remedy::MoveRule } else { Remedy::Renew };
+                Lost { part: Part::MarkRule, what, remedy }
+            }));
+        } else {
             let what = format!("{called}: there is no rule `fwmark {mark:#x}/{mark:#x} lookup {table}`");
-            look.lost.push(renewable(Part::MarkRule, what));
-        } else if delivers
-            && foreign.is_empty()
-            && routing::way(elsewhere(family), None, Some(mark))? != RouteDecision::Local
-        {
-            let what = format!("{called}: another rule comes before the one for mark {mark:#x} (`ip rule`)");
             look.lost.push(renewable(Part::MarkRule, what));
         }
         let local: BTreeSet<IpNet> = routing::local_routes(family, LOCAL_TABLE)?.into_iter().collect();
@@ -289,12 +293,4 @@ pub(super) fn foreign_route(table: u32, route: &str) -> String {
 /// A fault that steering put in place anew ends.
 fn renewable(part: Part, what: String) -> Lost {
     Lost { part, what, remedy: Remedy::Renew }
-}
-
-/// A documentation address, which is nobody's own.
-fn elsewhere(family: IpFamily) -> IpAddr {
-    match family {
-        IpFamily::V4 => Ipv4Addr::new(192, 0, 2, 1).into(),
-        IpFamily::V6 => Ipv6Addr::new(0x2001, 0xdb8, 0xffff, 0, 0, 0, 0, 1).into(),
-    }
 }

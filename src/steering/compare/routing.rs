@@ -25,11 +25,10 @@ pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
     // Where there is none, nothing comes before it.
     let ours = shown.lines().position(|line| has_words(line, &wanted))?;
-    let overtakes = shown.lines().take(ours).find(|line| {
-        // What is for packets of a VRF alone does no harm.
-        !line.contains("l3mdev")
-            && overtaking::parse(line).is_none_or(|rule| overtaking::may_take_marked(&rule, mark))
-    })?;
+    let overtakes = shown
+        .lines()
+        .take(ours)
+        .find(|line| overtaking::parse(line).is_none_or(|rule| overtaking::may_take_marked(&rule, mark)))?;
     Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 

@@ -42,7 +42,7 @@ pub struct RoutingRule {
     pub leads_on: bool,
     /// It is for some destinations only.
     pub has_destination: bool,
-    /// It is for some output interfaces, types of service, or VRFs only.
+    /// It is for some output interfaces or VRFs only.
     pub is_narrow: bool,
     /// It is for what it does not match (`not`).
     pub inverted: bool,
@@ -60,9 +60,7 @@ pub fn rules(family: IpFamily) -> io::Result<Vec<RoutingRule>> {
             source: value(RULE_SOURCE).and_then(|address| prefix(address, byte(2))),
             leads_on: matches!(byte(7), LOOK_UP | GO_TO),
             has_destination: byte(1) > 0,
-            is_narrow: byte(3) > 0
-                || value(RULE_OUTPUT).is_some()
-                || value(RULE_VRF).is_some_and(|on| on != [0]),
+            is_narrow: value(RULE_OUTPUT).is_some() || value(RULE_VRF).is_some_and(|on| on != [0]),
             inverted: u32_at(body, 8).unwrap_or_default() & INVERTED != 0,
             interface: value(RULE_INTERFACE).map(text),
             mark: number(RULE_MARK).map(|mark| (mark, number(RULE_MASK).unwrap_or(u32::MAX))),
