@@ -185,6 +185,22 @@ fn resolve_falls_over_to_next_address(family: Family) {
     let gateway = lab.start_gateway(&config("resolve"));
     drop(lab.send(Tenant::Alpha, Host::Elsewhere.at(family, 443), &Hello::to(NAME).record()));
     gateway.wait_for_metric("egret_pool_ports", &[("pool", "alpha"), ("state", "live")], |live| live == 0);
+    // What this machine refuses is logged with both ends.
+    let length = if family == Family::V4 { 32 } else { 128 };
+    for (_, ip) in hosts {
+        lab.gateway.ip(&format!("route add prohibit {ip}/{length}"));
+    }
+    let client = lab.expect_reset(Tenant::Alpha, Host::Elsewhere.at(family, 443), &Hello::to(NAME).record());
+    gateway.expect_outcome(client, "dial_failed");
+    let ends = |line: &str| {
+        let (to, source) =
+            line.split_once("cannot dial: ")?.1.split_once(": a route")?.0.split_once(" from ")?;
+        Some((to.parse::<SocketAddr>().ok()?, source.parse::<SocketAddr>().ok()?))
+    };
+    wait_until("both ends to be logged", || {
+        let found = gateway.stderr().lines().find_map(ends);
+        found.is_some_and(|(_, source)| Tenant::Alpha.owns_source(source.ip()))
+    });
 }
 
 fn name_resolving_to_private_is_denied(family: Family) {

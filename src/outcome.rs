@@ -254,12 +254,12 @@ outcomes! {
         => "Add addresses to the pool, or find who holds the ports.";
     UpstreamRefused = "upstream_refused", Upstream, Dial: "The server refused the connection; the client was reset at once."
         => "Nothing listens there, or its firewall rejects the source address: see `source` in the flow log.";
-    UpstreamUnreachable = "upstream_unreachable", Upstream, Dial: "The network, or a route of this machine, says that the server cannot be reached; the client was reset at once."
-        => "`detail` says if this machine itself refuses it. Look at the gateway's routes and the network between (`ip route get DESTINATION from SOURCE`).";
+    UpstreamUnreachable = "upstream_unreachable", Upstream, Dial: "The network says that the server cannot be reached; the client was reset at once."
+        => "Look at the gateway's routes and the network between (`ip route get DESTINATION from SOURCE`).";
     ConnectTimeout = "connect_timeout", Upstream, Dial: "The server did not answer within `[gateway] connect_timeout`; the client was reset."
         => "A firewall drops the packets, or the way back to the source address is missing.";
-    DialFailed = "dial_failed", Gateway, Dial: "The gateway could not open or bind the upstream socket."
-        => "See the gateway's log for the errno; run `egret doctor`: are the pool's addresses local?";
+    DialFailed = "dial_failed", Gateway, Dial: "The gateway's machine refused the connection to the server: the socket could not be had or bound, or a route or rule of the machine's does not let it go there."
+        => "`detail` and the gateway's log say why. Run `egret doctor`: are the pool's addresses local? Where a route refuses it: `ip route get DESTINATION from SOURCE`, `ip rule`.";
 }
 
 impl Outcome {

@@ -2,7 +2,7 @@
 
 use super::lease::Lease;
 use super::lease_error::LeaseError;
-use crate::addr::{ClientAddr, DialAddr};
+use crate::addr::{ClientAddr, DialAddr, LeasedSource};
 use crate::clock;
 use crate::sys::event_loop::{EventLoop, timeout};
 use crate::sys::failure::Failure;
@@ -35,13 +35,32 @@ pub struct Dialler {
 #[derive(Debug)]
 pub enum DialError {
     /// The server or the network refused it.
-    Failed(Failure, io::Error),
+    Failed(FailedDial),
     /// This machine refused it: nothing was sent.
-    NotSent(Failure, io::Error),
+    NotSent(FailedDial),
     /// No answer within the timeout.
     TimedOut,
     /// Every port tried was taken by another socket, and no other port is free.
     NoPort(LeaseError),
+}
+
+/// An attempt that failed by an error of the kernel's.
+#[derive(Debug)]
+pub struct FailedDial {
+    /// Address that was dialled.
+    pub to: DialAddr,
+    /// Address and port that it was dialled from.
+    pub source: LeasedSource,
+    /// Meaning of the error.
+    pub failure: Failure,
+    /// The error.
+    pub error: io::Error,
+}
+
+impl FailedDial {
+    fn new(lease: &Lease, failure: Failure, error: io::Error) -> Self {
+        Self { to: lease.destination(), source: lease.source(), failure, error }
+    }
 }
 
 impl Dialler {
@@ -55,9 +74,10 @@ impl Dialler {
         event_loop: &Rc<EventLoop>,
     ) -> Result<(Socket, Lease), DialError> {
         let (socket, lease) = self.begin(client, to, class, lease)?;
-        let socket = Socket::new(socket, event_loop)
-            .map_err(|error| DialError::NotSent(Failure::of(&error), error))?;
-        Ok((socket, lease))
+        match Socket::new(socket, event_loop) {
+            Ok(socket) => Ok((socket, lease)),
+            Err(error) => Err(DialError::NotSent(FailedDial::new(&lease, Failure::of(&error), error))),
+        }
     }
 
     /// Sends the SYN, from another port of the client's if the kernel reports the leased one as taken. To abandon the
@@ -80,18 +100,20 @@ impl Dialler {
                     let at_least = if in_use { OCCUPIED } else { Duration::ZERO };
                     lease = lease.collided(client, at_least, clock::now()).map_err(DialError::NoPort)?;
                     if exchanges == EXCHANGES {
-                        return Err(DialError::NotSent(Failure::PortTaken, error));
+                        return Err(DialError::NotSent(FailedDial::new(&lease, Failure::PortTaken, error)));
                     }
                     exchanges += 1;
                 }
-                Err((failure, error)) => return Err(DialError::NotSent(failure, error)),
+                Err((failure, error)) => {
+                    return Err(DialError::NotSent(FailedDial::new(&lease, failure, error)));
+                }
             }
         }
     }
 
     /// Waits for the SYN-ACK. A refused or unreachable server is reported at once, without a retry that would delay the
     /// client.
-    pub async fn answered(&self, socket: &Socket) -> Result<(), DialError> {
+    pub async fn answered(&self, socket: &Socket, lease: &Lease) -> Result<(), DialError> {
         let answered = timeout(self.connect_timeout, poll_fn(|cx| socket.poll_writable(cx))).await;
         answered.map_err(|_| DialError::TimedOut)?;
         if !socket.has_failed() {
@@ -99,7 +121,10 @@ impl Dialler {
         }
         match socket.take_error() {
             Ok(None) => Ok(()),
-            Ok(Some(error)) | Err(error) => Err(DialError::Failed(Failure::of_connect(&error), error)),
+            Ok(Some(error)) | Err(error) => {
+                let failure = Failure::of_connect(&error, lease.destination().ip());
+                Err(DialError::Failed(FailedDial::new(lease, failure, error)))
+            }
         }
     }
 }
@@ -145,7 +170,7 @@ mod tests {
         let error = EventLoop::run(async |event_loop| {
             dialler.start(client, to, TrafficClass::default(), lease, &event_loop).unwrap_err()
         });
-        assert!(matches!(error.unwrap(), DialError::NotSent(Failure::PortTaken, _)));
+        assert!(matches!(error.unwrap(), DialError::NotSent(FailedDial { failure: Failure::PortTaken, .. })));
         let pair = ledger.pair(SourceAddr::new(source), to, clock::now()).unwrap();
         assert_eq!((pair.live, u32::from(pair.held)), (0, EXCHANGES + 1));
         assert_eq!(ledger.collisions(), u64::from(EXCHANGES) + 1);

@@ -7,7 +7,7 @@ use super::lease_error::LeaseError;
 use super::lingering::LingeringPort;
 use super::pool::Pool;
 use super::share::Share;
-use crate::addr::{ClientAddr, Family, LeasedSource};
+use crate::addr::{ClientAddr, DialAddr, Family, LeasedSource};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -50,9 +50,9 @@ impl Lease {
         self.pool.public(self.book.source())
     }
 
-    #[cfg(test)]
-    pub(super) fn destination(&self) -> DestinationKey {
-        self.to
+    /// Destination that it is for.
+    pub fn destination(&self) -> DialAddr {
+        self.to.into()
     }
 
     /// True if the connection was established.

@@ -36,7 +36,7 @@ mod state;
 mod visits;
 
 pub use addresses::is_derived;
-pub use dial::{DialError, Dialler};
+pub use dial::{DialError, Dialler, FailedDial};
 pub use forecast::{Forecaster, HotRow, LevelEvent, UsageLevel};
 pub use hold::PortHold;
 pub use lease::Lease;

@@ -9,7 +9,7 @@ use super::snapshot::TenantRuntime;
 use super::worker::Worker;
 use crate::addr::DialAddr;
 use crate::clock;
-use crate::egress::{DialError, Lease, LeaseError};
+use crate::egress::{DialError, FailedDial, Lease, LeaseError};
 use crate::flow::{FlowListing, FlowState, RevocationReason};
 use crate::outcome::Outcome;
 use crate::policy::{ClientInspection, Permit};
@@ -56,7 +56,7 @@ pub(super) fn dial<'w>(
         .settings
         .dialler
         .start(flow.client(), to, flow.class, lease, &worker.event_loop)
-        .map_err(|error| not_dialled(worker, tenant, flow, &error))?;
+        .map_err(|error| not_dialled(worker, tenant, &error))?;
     // Dropped before the lease.
     let leg = socket;
     tracing::debug!(source = %lease.source(), %to, "dialling");
@@ -87,11 +87,11 @@ pub(super) async fn connect(
 ) -> Result<(), FlowEnd> {
     let dialled_at = clock::now();
     let answered = {
-        let answer = pin!(worker.settings.dialler.answered(&upstream.leg));
+        let answer = pin!(worker.settings.dialler.answered(&upstream.leg, &upstream.lease));
         let answer = pin!(unless_gone(client, answer));
         upstream.listed.unless_revoked(answer).await??
     };
-    answered.map_err(|error| not_dialled(worker, tenant, flow, &error))?;
+    answered.map_err(|error| not_dialled(worker, tenant, &error))?;
     connected(worker, upstream, dialled_at, flow);
     Ok(())
 }
@@ -175,30 +175,32 @@ fn no_port(tenant: &TenantRuntime, why: LeaseError) -> FlowEnd {
     FlowEnd { outcome: why.outcome(), detail: why.detail() }
 }
 
-/// Outcome and detail of a connection that failed. `sent` is false if this machine itself refused it.
-fn dial_end(failure: Failure, sent: bool) -> FlowEnd {
+/// Outcome and detail of a connection that failed; `None` if its port was taken. `sent` is false if this machine itself
+/// refused it.
+fn dial_end(failure: Failure, sent: bool) -> Option<FlowEnd> {
     let (outcome, detail) = match failure {
+        Failure::PortTaken => return None,
         Failure::Refused => (Outcome::UpstreamRefused, None),
         // Its SYN-ACK had arrived: it accepted the connection, and then reset it.
         Failure::Reset => (Outcome::UpstreamReset, None),
+        Failure::TimedOut => (Outcome::ConnectTimeout, None),
         Failure::Unreachable if sent => (Outcome::UpstreamUnreachable, None),
-        Failure::Unreachable => {
-            let why = "this machine has no route to it, or one that says that it is unreachable";
-            (Outcome::UpstreamUnreachable, Some(why))
-        }
-        Failure::Discarded => {
-            let why = "a route of this machine, or a rule of `ip rule`, discards packets to it (blackhole)";
-            (Outcome::UpstreamUnreachable, Some(why))
-        }
         Failure::Prohibited if sent => {
             (Outcome::UpstreamUnreachable, Some("a router, or a packet filter, prohibits packets to it"))
         }
-        Failure::Prohibited => {
-            let why = "a route of this machine, or a rule of `ip rule`, prohibits packets to it";
-            (Outcome::UpstreamUnreachable, Some(why))
+        Failure::Unreachable => {
+            let why = "this machine has no route to the server, or one that says that it is unreachable";
+            (Outcome::DialFailed, Some(why))
         }
-        Failure::TimedOut => (Outcome::ConnectTimeout, None),
-        Failure::PortTaken => (LeaseError::Exhausted.outcome(), LeaseError::Exhausted.detail()),
+        Failure::Discarded => {
+            let why =
+                "a route of this machine, or a rule of `ip rule`, discards packets to the server (blackhole)";
+            (Outcome::DialFailed, Some(why))
+        }
+        Failure::Prohibited => {
+            let why = "a route, a rule of `ip rule` or a security module of this machine prohibits packets to the server";
+            (Outcome::DialFailed, Some(why))
+        }
         Failure::NotOurAddress => {
             (Outcome::DialFailed, Some("the source address is not local to the gateway"))
         }
@@ -212,36 +214,22 @@ fn dial_end(failure: Failure, sent: bool) -> FlowEnd {
         Failure::Aborted => (Outcome::DialFailed, Some("somebody on the gateway ended the socket")),
         Failure::Other => (Outcome::DialFailed, None),
     };
-    FlowEnd { outcome, detail }
+    Some(FlowEnd { outcome, detail })
 }
 
 /// The end of a flow whose server could not be dialled. Failures of this machine are logged.
-pub(super) fn not_dialled(
-    worker: &Worker,
-    tenant: &TenantRuntime,
-    flow: &Flow,
-    error: &DialError,
-) -> FlowEnd {
-    let (failure, error, sent) = match error {
+pub(super) fn not_dialled(worker: &Worker, tenant: &TenantRuntime, error: &DialError) -> FlowEnd {
+    let (failed, sent) = match error {
         DialError::NoPort(why) => return no_port(tenant, *why),
         DialError::TimedOut => return Outcome::ConnectTimeout.into(),
-        DialError::Failed(failure, error) => (*failure, error, true),
-        DialError::NotSent(failure, error) => (*failure, error, false),
+        DialError::Failed(failed) => (failed, true),
+        DialError::NotSent(failed) => (failed, false),
     };
-    if failure == Failure::PortTaken {
-        return no_port(tenant, LeaseError::Exhausted);
-    }
-    let end = dial_end(failure, sent);
+    let FailedDial { to, source, failure, error } = failed;
+    let Some(end) = dial_end(*failure, sent) else { return no_port(tenant, LeaseError::Exhausted) };
     if end.outcome == Outcome::DialFailed {
-        let what = if failure == Failure::NotOurAddress {
-            "a pool's address is not local to this machine; see `egret doctor`"
-        } else {
-            "cannot dial"
-        };
-        let (to, source) = flow.read(|record| (record.dialled, record.source));
-        let shown = |end: Option<String>| end.unwrap_or_else(|| "unknown".to_owned());
-        let (to, source) = (shown(to.map(|to| to.to_string())), shown(source.map(|from| from.to_string())));
-        worker.complain(format_args!("{what}: {to} from {source}"), error);
+        let why = end.detail.map(|why| format!(": {why}")).unwrap_or_default();
+        worker.complain(format_args!("cannot dial: {to} from {source}{why}"), error);
     }
     end
 }
@@ -251,16 +239,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn refusing_routes_are_told_apart() {
+    fn own_refusals_are_dial_failures() {
         let end = |failure, sent| {
-            let FlowEnd { outcome, detail } = dial_end(failure, sent);
-            assert_eq!(outcome, Outcome::UpstreamUnreachable);
-            detail.unwrap_or_default()
+            let FlowEnd { outcome, detail } = dial_end(failure, sent).unwrap();
+            (outcome, detail.unwrap_or_default())
         };
-        assert!(end(Failure::Discarded, false).contains("discards packets"));
-        assert!(end(Failure::Prohibited, false).contains("a route of this machine"));
-        assert!(end(Failure::Prohibited, true).contains("a router"));
-        assert!(end(Failure::Unreachable, false).contains("no route"));
-        assert_eq!(end(Failure::Unreachable, true), "");
+        for (failure, words) in [
+            (Failure::Discarded, "discards packets"),
+            (Failure::Prohibited, "a security module of this machine"),
+            (Failure::Unreachable, "no route to"),
+        ] {
+            let (outcome, detail) = end(failure, false);
+            assert!(outcome == Outcome::DialFailed && detail.contains(words), "{failure:?}: {detail}");
+        }
+        assert_eq!(end(Failure::Unreachable, true), (Outcome::UpstreamUnreachable, ""));
+        let (outcome, detail) = end(Failure::Prohibited, true);
+        assert!(outcome == Outcome::UpstreamUnreachable && detail.starts_with("a router"));
     }
 }

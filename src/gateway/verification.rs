@@ -288,7 +288,7 @@ async fn dial_first<'w>(
         tracing::debug!(source = %lease.source(), %to, "dialling");
         // Dropped before the lease: the port is free after the socket is.
         let leg = socket;
-        worker.settings.dialler.answered(&leg).await?;
+        worker.settings.dialler.answered(&leg, &lease).await?;
         Ok((to, leg, lease))
     });
     let race = pin!(timeout(worker.settings.dialler.connect_timeout, race(attempts, STAGGER)));
@@ -296,7 +296,7 @@ async fn dial_first<'w>(
         Ok(Some(Ok((to, leg, lease)))) => {
             upstream::answered(worker, tenant, seen, (to, lease, leg), started, flow)
         }
-        Ok(Some(Err(error))) => Err(upstream::not_dialled(worker, tenant, flow, &error)),
+        Ok(Some(Err(error))) => Err(upstream::not_dialled(worker, tenant, &error)),
         Ok(None) => Err(Outcome::NameUnresolved.into()),
         Err(_) => Err(Outcome::ConnectTimeout.into()),
     }

@@ -1,6 +1,7 @@
 //! Classification of errno, in one place.
 
 use std::io;
+use std::net::IpAddr;
 
 /// Meaning of a failed socket call: about the peer, the network, or this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,7 +14,8 @@ pub enum Failure {
     Unreachable,
     /// A route or routing rule of this machine discards packets to the peer (error of `connect`).
     Discarded,
-    /// A route or routing rule of this machine, or an ICMPv6 error, prohibits packets to the peer (error of `connect`).
+    /// A route, routing rule or security module of this machine, or an ICMPv6 error, prohibits packets to the peer (error of
+    /// `connect`).
     Prohibited,
     /// SYN, data or keepalive probes stayed unacknowledged.
     TimedOut,
@@ -52,14 +54,16 @@ impl Failure {
         }
     }
 
-    /// Classifies an error of `connect` on a bound socket: there EADDRNOTAVAIL means that the 4-tuple is taken
+    /// Classifies an error of `connect` to an address on a bound socket: there EADDRNOTAVAIL means that the 4-tuple is taken
     /// (`__inet_check_established` in net/ipv4/inet_hashtables.c), not that the address is not local. EINVAL and EACCES
     /// are what routes of type blackhole and prohibit give in both families (`fib_props` in net/ipv4/fib_semantics.c), and
-    /// EACCES is ICMPv6 "administratively prohibited" too (`tab_unreach` in net/ipv6/icmp.c).
-    pub fn of_connect(error: &io::Error) -> Self {
+    /// EACCES is ICMPv6 "administratively prohibited" too (`tab_unreach` in net/ipv6/icmp.c), and the answer of SELinux and
+    /// AppArmor. EINVAL also is that of a link-local IPv6 address without an interface (`tcp_v6_connect`).
+    pub fn of_connect(error: &io::Error, to: IpAddr) -> Self {
+        let is_link_local = matches!(to, IpAddr::V6(to) if to.is_unicast_link_local());
         match error.raw_os_error() {
             Some(libc::EADDRNOTAVAIL) => Self::PortTaken,
-            Some(libc::EINVAL) => Self::Discarded,
+            Some(libc::EINVAL) if !is_link_local => Self::Discarded,
             Some(libc::EACCES) => Self::Prohibited,
             _ => Self::of(error),
         }
@@ -80,8 +84,11 @@ mod tests {
             (libc::EHOSTUNREACH, Failure::Unreachable, Failure::Unreachable),
         ] {
             let error = io::Error::from_raw_os_error(errno);
-            assert_eq!((Failure::of(&error), Failure::of_connect(&error)), (of, of_connect));
+            let to = "2001:db8::1".parse().unwrap();
+            assert_eq!((Failure::of(&error), Failure::of_connect(&error, to)), (of, of_connect));
         }
+        let without_interface = io::Error::from_raw_os_error(libc::EINVAL);
+        assert_eq!(Failure::of_connect(&without_interface, "fe80::1".parse().unwrap()), Failure::Other);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub fn connect(
     let socket = bound.map_err(|error| (Failure::of(&error), error))?;
     match socket.connect(&to.into()) {
         Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => {
-            Err((Failure::of_connect(&error), error))
+            Err((Failure::of_connect(&error, to.ip()), error))
         }
         Ok(()) | Err(_) => Ok(socket.into()),
     }

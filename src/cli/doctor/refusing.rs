@@ -26,7 +26,7 @@ pub(super) fn refusing_routes() -> Option<CheckFinding> {
     Some(CheckFinding::warn(
         "routes",
         format!("routes of this machine refuse packets: {}{more}", named.join(", ")),
-        "flows to servers there end as upstream_unreachable",
+        "flows to servers there end as dial_failed",
         format!("if that is not meant: ip route del {first}"),
     ))
 }

@@ -2,7 +2,6 @@
 
 use super::{SETUPS, TENANTS, client, dial, source};
 use crate::addr::SourceAddr;
-use crate::egress::destination_key::DestinationKey;
 use crate::egress::share::LeaseError;
 use crate::egress::{Lease, Ledger, PairUse, PortHold, SourceState};
 use proptest::collection::vec;
@@ -129,7 +128,7 @@ fn behaves_like_the_model(setup: usize, changes: bool, steps: Vec<ShareStep>) ->
             ShareStep::GiveBack(which, rest) if !hands.is_empty() => {
                 let mut lease = hands.swap_remove(which % hands.len());
                 let (rest, at) = (Duration::from_millis(rest), lease.source());
-                let to = (0..2).find(|&n| DestinationKey::from(dial(n)) == lease.destination()).unwrap();
+                let to = (0..2).find(|&n| dial(n) == lease.destination()).unwrap();
                 let is_it = |used: &Used| {
                     used.until.is_none() && (used.source.ip(), used.port, used.to) == (at.ip(), at.port(), to)
                 };
