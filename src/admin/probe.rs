@@ -3,15 +3,13 @@
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
-/// Order to expect connections of a probe: from the address and sixteen ports, for half a minute. Their flows can be asked
-/// about, and do not count in a candidate's figures.
+/// Order to expect a probe's connection, for half a minute. Its flow can be asked about, and does not count in a candidate's
+/// figures.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProbeOrder {
-    /// The client that the probe plays.
-    pub client: IpAddr,
-    /// The first of its ports.
-    pub first_port: u16,
+    /// Address and port of the client that the probe plays.
+    pub client: SocketAddr,
 }
 
 /// The answer to the order.

@@ -68,7 +68,7 @@ impl ControlPlane {
             reload: Arc::new(move |peer, ()| reloads.order(Originator::Control(peer))),
             trace: Arc::new(move |peer, order| trace::start(&started, peer, order)),
             traced: Arc::new(move |query| Ok(trace::read(&read, &query))),
-            probe: Arc::new(move |_, order| Ok(probe::expect(&expecting.table, &order))),
+            probe: Arc::new(move |peer, order| Ok(probe::expect(&expecting.table, peer, &order))),
             probed: Arc::new(move |query| Ok(probe::find(&finding.table, &query))),
             candidate: candidate.control(),
             forbidden: Arc::new(move |peer, order, why| {

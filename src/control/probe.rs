@@ -1,18 +1,23 @@
 //! Flows of `egret doctor`'s own, for the control API.
 
-use crate::addr::{DialAddr, LeasedSource};
+use crate::addr::{ClientAddr, DialAddr, LeasedSource};
 use crate::admin::{ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow, ProbedFlowAnswer};
+use crate::audit::SocketPeer;
 use crate::flow::{FlowEntry, FlowState, FlowTable};
 
-/// Expects a probe's connections.
-pub(super) fn expect(table: &FlowTable, order: &ProbeOrder) -> ProbeExpected {
-    table.probes().announce(order.client, order.first_port);
+/// Expects a probe's connection, whose flow is left out of a candidate's figures. The log names who asked, once while any of
+/// the client's is expected.
+pub(super) fn expect(table: &FlowTable, peer: SocketPeer, order: &ProbeOrder) -> ProbeExpected {
+    let client = ClientAddr::new(order.client);
+    if table.probes().announce(client) {
+        tracing::info!(?peer, client = %client.ip(), "probes are expected, which do not count in a candidate's figures");
+    }
     ProbeExpected {}
 }
 
 /// Tells how far a probe's last flow has come.
 pub(super) fn find(table: &FlowTable, query: &ProbeQuery) -> ProbedFlowAnswer {
-    ProbedFlowAnswer { flow: table.probes().find(query.client).map(|entry| told(&entry)) }
+    ProbedFlowAnswer { flow: table.probes().find(ClientAddr::new(query.client)).map(|entry| told(&entry)) }
 }
 
 fn told(entry: &FlowEntry) -> ProbedFlow {

@@ -75,7 +75,7 @@ impl FlowEntry {
         self.id
     }
 
-    /// True if it is a probe of `egret doctor`'s, and not a client's flow.
+    /// True if it is a probe of `egret doctor`'s, which is left out of a candidate's figures.
     pub fn is_probe(&self) -> bool {
         self.is_probe
     }

@@ -40,12 +40,8 @@ impl FlowOpener {
         client: ClientAddr,
         destination: OriginalDestination,
     ) -> FlowHandle {
-        let probes = self.table.probes();
-        let is_probe = probes.expects(client);
-        let entry = Arc::new(FlowEntry::new(id, client, destination, is_probe));
-        if is_probe {
-            probes.keep(client, &entry);
-        }
+        let open = |is_probe| FlowEntry::new(id, client, destination, is_probe);
+        let entry = self.table.probes().opened(client, open);
         self.table.insert(&entry);
         self.table.send(FlowEvent::Opened(&entry));
         FlowHandle { entry, outcome: None, opener: Rc::clone(self) }

@@ -24,7 +24,7 @@ pub use listing::FlowListing;
 pub use live_flow::{LiveFlow, RevocationReason};
 pub use pairs::{PairFlows, PortHolder, SourceDestination};
 pub use policy_change::PolicyChange;
-pub use probes::{AnnouncedProbes, PROBE_PORTS};
+pub use probes::AnnouncedProbes;
 #[cfg(test)]
 pub(crate) use record::example_record;
 pub use record::{

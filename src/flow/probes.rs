@@ -1,18 +1,15 @@
-//! Connections that `egret doctor` announces before it makes them: their flows can be asked about, also after their end,
-//! and do not count as clients'.
+//! Connections that `egret doctor` announces before it makes them. Their flows can be asked about, also after their end, and
+//! are left out of a candidate's figures; all else counts them like clients' flows.
 
 use super::entry::FlowEntry;
 use crate::addr::ClientAddr;
 use crate::clock;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Client ports of one announcement, from the first.
-pub const PROBE_PORTS: u16 = 16;
 /// Most announcements; a new one takes the place of the oldest.
-const MOST: usize = 64;
+const MOST: usize = 256;
 /// Time for which an announcement holds.
 const HOLDS: Duration = Duration::from_secs(30);
 
@@ -25,54 +22,44 @@ pub struct AnnouncedProbes {
 
 #[derive(Debug)]
 struct ProbeAnnouncement {
-    client: IpAddr,
-    first_port: u16,
+    client: ClientAddr,
     until: Instant,
-    /// The last flow of each port; at most [`PROBE_PORTS`].
-    flows: Vec<(u16, Arc<FlowEntry>)>,
-}
-
-impl ProbeAnnouncement {
-    fn covers(&self, client: SocketAddr) -> bool {
-        let offset = client.port().checked_sub(self.first_port);
-        self.client == client.ip() && offset.is_some_and(|offset| offset < PROBE_PORTS)
-    }
+    /// The last flow from there.
+    flow: Option<Arc<FlowEntry>>,
 }
 
 impl AnnouncedProbes {
-    /// Announces connections of a client from [`PROBE_PORTS`] ports.
-    pub fn announce(&self, client: IpAddr, first_port: u16) {
+    /// Announces a connection from this address and port. Returns true if no other from the address is announced.
+    pub fn announce(&self, client: ClientAddr) -> bool {
         let mut all = self.holding();
-        all.retain(|one| (one.client, one.first_port) != (client, first_port));
+        let is_first = all.iter().all(|one| one.client.ip() != client.ip());
+        all.retain(|one| one.client != client);
         if all.len() == MOST {
             all.remove(0);
         }
-        let until = clock::now() + HOLDS;
-        all.push(ProbeAnnouncement { client, first_port, until, flows: Vec::new() });
+        all.push(ProbeAnnouncement { client, until: clock::now() + HOLDS, flow: None });
         self.any.store(true, Ordering::Relaxed);
+        is_first
     }
 
     /// The last flow from an announced address and port, alive or ended; `None` if none came or the announcement does not
     /// hold any more.
-    pub fn find(&self, client: SocketAddr) -> Option<Arc<FlowEntry>> {
-        let all = self.holding();
-        let announced = all.iter().rev().find(|one| one.covers(client))?;
-        let (_, entry) = announced.flows.iter().find(|(port, _)| *port == client.port())?;
-        Some(Arc::clone(entry))
+    pub fn find(&self, client: ClientAddr) -> Option<Arc<FlowEntry>> {
+        self.holding().iter().find(|one| one.client == client)?.flow.clone()
     }
 
-    /// True if a client's connection was announced.
-    pub(super) fn expects(&self, client: ClientAddr) -> bool {
-        self.any.load(Ordering::Relaxed) && self.holding().iter().any(|one| one.covers(client.socket()))
-    }
-
-    /// Keeps the entry of a flow that was announced.
-    pub(super) fn keep(&self, client: ClientAddr, entry: &Arc<FlowEntry>) {
-        let client = client.socket();
-        if let Some(announced) = self.holding().iter_mut().rev().find(|one| one.covers(client)) {
-            announced.flows.retain(|(port, _)| *port != client.port());
-            announced.flows.push((client.port(), Arc::clone(entry)));
+    /// Opens a client's flow by `open`, which is told if it was announced, and keeps the entry if so.
+    pub(super) fn opened(&self, client: ClientAddr, open: impl FnOnce(bool) -> FlowEntry) -> Arc<FlowEntry> {
+        if !self.any.load(Ordering::Relaxed) {
+            return Arc::new(open(false));
         }
+        let mut all = self.holding();
+        let announced = all.iter_mut().find(|one| one.client == client);
+        let entry = Arc::new(open(announced.is_some()));
+        if let Some(announced) = announced {
+            announced.flow = Some(Arc::clone(&entry));
+        }
+        entry
     }
 
     /// Those that hold. Ignores poisoning: nothing panics while holding the lock.
@@ -91,37 +78,41 @@ mod tests {
     use super::super::{FlowOpener, FlowTable};
     use super::*;
 
+    fn client(client: &str) -> ClientAddr {
+        ClientAddr::new(client.parse().unwrap())
+    }
+
     #[test]
     fn announced_flows_are_found_after_their_end() {
         let table = Arc::new(FlowTable::default());
         let opener = FlowOpener::new(Arc::clone(&table));
-        let find = |client: &str| table.probes().find(client.parse().unwrap()).map(|entry| entry.id().number);
-        table.probes().announce("10.0.1.7".parse().unwrap(), 61008);
+        let find = |from: &str| table.probes().find(client(from)).map(|entry| entry.id().number);
+        table.probes().announce(client("[::ffff:10.0.1.7]:61008"));
         assert_eq!(find("10.0.1.7:61008"), None);
-        for (number, client, is_probe) in [
+        for (number, from, is_probe) in [
             (1, "10.0.1.7:61008", true),
-            (2, "10.0.1.7:61023", true),
-            (3, "10.0.1.7:61007", false),
-            (4, "10.0.1.7:61024", false),
-            (5, "10.0.1.8:61008", false),
+            (2, "10.0.1.7:61007", false),
+            (3, "10.0.1.7:61009", false),
+            (4, "10.0.1.8:61008", false),
         ] {
-            let flow = accepted(&opener, number, client, "192.0.2.1:443");
-            assert_eq!(flow.entry().is_probe(), is_probe, "{client}");
+            let flow = accepted(&opener, number, from, "192.0.2.1:443");
+            assert_eq!(flow.entry().is_probe(), is_probe, "{from}");
             drop(flow);
-            assert_eq!(find(client), is_probe.then_some(number));
+            assert_eq!(find(from), is_probe.then_some(number));
         }
-        assert_eq!(find("10.0.1.7:61009"), None);
-        drop(accepted(&opener, 6, "10.0.1.7:61008", "192.0.2.1:443"));
-        assert_eq!(find("10.0.1.7:61008"), Some(6), "the last one");
+        drop(accepted(&opener, 5, "10.0.1.7:61008", "192.0.2.1:443"));
+        assert_eq!(find("10.0.1.7:61008"), Some(5), "the last one");
+        table.probes().announce(client("10.0.1.7:61008"));
+        assert_eq!(find("10.0.1.7:61008"), None, "of the connection that was announced last");
     }
 
     #[test]
     fn announcements_are_bounded() {
         let probes = AnnouncedProbes::default();
-        for last in 0..=u8::try_from(MOST).unwrap() {
-            probes.announce([10, 0, 1, last].into(), 61008);
-        }
-        let expects = |last| probes.expects(ClientAddr::new(([10, 0, 1, last], 61008).into()));
-        assert!(!expects(0) && expects(1) && probes.holding().len() == MOST);
+        let from = |number: usize| client(&format!("10.0.1.7:{}", 10_000 + number));
+        let first = (0..=MOST).filter(|number| probes.announce(from(*number))).count();
+        assert_eq!(first, 1, "of one address");
+        let all = probes.holding();
+        assert_eq!((all.len(), all[0].client), (MOST, from(1)));
     }
 }

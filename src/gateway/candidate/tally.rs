@@ -118,7 +118,7 @@ pub(in crate::gateway) struct ComparedFlow<'a> {
     pub(in crate::gateway) client: ClientAddr,
     pub(in crate::gateway) destination: OriginalDestination,
     pub(in crate::gateway) hostname: Option<&'a Hostname>,
-    /// True if `egret doctor` made it: it counts nowhere.
+    /// True if `egret doctor` made it: it counts in no figure of the candidate.
     pub(in crate::gateway) is_probe: bool,
 }
 

@@ -9,17 +9,17 @@ use crate::admin::{ProbeExpected, ProbeOrder, ProbedFlow, ProbedFlowAnswer};
 use crate::cli::ask::{ask_within, with_query};
 use crate::cli::doctor::gateway::PATIENCE;
 use crate::cli::output::json_line;
-use crate::flow::PROBE_PORTS;
 use rand::RngExt as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// Above the ports that Linux chooses by itself, so that no real client has a connection with them.
+/// Above the ports that Linux chooses by itself unless told otherwise; other systems choose them too, so a real client may
+/// have a connection with one of them.
 const CLIENT_PORTS: std::ops::Range<u16> = 61_008..65_008;
 /// Attempts have a port each.
-const ATTEMPTS: u16 = PROBE_PORTS;
+const ATTEMPTS: u16 = 16;
 
 /// A probe that plays the client, and how often it has.
 pub(super) struct Caller {
@@ -27,21 +27,23 @@ pub(super) struct Caller {
     probe: ProbeHost,
     base: u16,
     attempts: u16,
-    /// The control socket of the gateway that was told of the probe.
+    /// The gateway's control socket.
     socket: Option<PathBuf>,
 }
 
 impl Caller {
-    /// Tells the gateway of the probe, if it has a control socket.
+    /// `socket`: the gateway's control socket, where it is told of each attempt.
     pub(super) fn new(spot: Spot, socket: Option<&Path>) -> Result<Self, String> {
         let base = rand::rng().random_range(CLIENT_PORTS) & !(ATTEMPTS - 1);
         let probe = ProbeHost::attach(&spot, ProbePorts { base, mask: !(ATTEMPTS - 1) })?;
-        let order = json_line(&ProbeOrder { client: spot.address, first_port: base });
-        let expects = |socket: &&Path| {
-            ask_within::<ProbeExpected>(PATIENCE, socket, "POST", "/v1/probe", &order).is_ok()
-        };
-        let socket = socket.filter(expects).map(Path::to_owned);
-        Ok(Self { spot, probe, base, attempts: 0, socket })
+        Ok(Self { spot, probe, base, attempts: 0, socket: socket.map(Path::to_owned) })
+    }
+
+    /// Tells the gateway of the connection that comes. Without that, its flow cannot be asked about.
+    fn announce(&self, client: SocketAddr) {
+        let Some(socket) = &self.socket else { return };
+        let order = json_line(&ProbeOrder { client });
+        let _ = ask_within::<ProbeExpected>(PATIENCE, socket, "POST", "/v1/probe", &order);
     }
 
     /// The flow of the last attempt as the gateway has it, a moment later if its end may be near. `has_ended`: the gateway has
@@ -76,6 +78,7 @@ impl Caller {
     ) -> ProbeExchange {
         let client = SocketAddr::new(self.spot.address, self.base + self.attempts % ATTEMPTS);
         self.attempts += 1;
+        self.announce(client);
         // What the machine believes of a real client's path would slow the client down.
         let tell_too_big = tell_too_big && (self.spot.mac.is_none() || !self.spot.shared);
         ProbeExchange::from_client(&self.probe, Ends { client, server }, request, tell_too_big, patience)
