@@ -134,6 +134,12 @@ fn last_good_configuration_answers() {
         assert!(err.starts_with("egret: warning: ") && err.contains(warning), "{arguments}: {err}");
         assert!(!err.contains("not valid TOML"), "{arguments}: {err}");
     }
+    // Such files cannot be reloaded.
+    let log = std::fs::read_to_string(machine.path("flows.jsonl")).unwrap();
+    write(machine.path("allowed.jsonl"), log.replace("b.example", "api.example.com")).unwrap();
+    let (_, out, err) =
+        machine.egret(&format!("why {FLOW} --log {}", machine.path("allowed.jsonl").display()));
+    assert!(out.contains("would allow it now") && out.contains("correct the files first"), "{out} {err}");
     // With a socket that no file tells: the one of the last good configuration.
     write(machine.path("egret.toml"), "gateway.admin = 1\n").unwrap();
     for arguments in

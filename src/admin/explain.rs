@@ -252,6 +252,10 @@ pub struct ExplainedRule {
 pub const CANARY_REMEDY: &str =
     "Add the rule to the candidate's file and load it again, or end it by `egret candidate drop`";
 
+/// Remedy for a denial by a candidate of what no rule allows in the configuration in force either.
+pub const CANARY_REMEDY_IN_BOTH: &str = "If it should leave, add an allow rule both to the configuration in force (`egret allow`) and to \
+     the candidate's file, and load that again";
+
 /// The reason for a denial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedOutcome {

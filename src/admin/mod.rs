@@ -27,8 +27,8 @@ pub use control::{
     serve_control,
 };
 pub use explain::{
-    CANARY_REMEDY, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome,
-    ExplainedPool, ExplainedRule, NotATarget, NotAnAddress, PortsInUse, parse_address,
+    CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary,
+    ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget, NotAnAddress, PortsInUse, parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use ports::{

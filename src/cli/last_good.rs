@@ -5,6 +5,8 @@ use super::findings::CheckFinding;
 use super::{journal, steering};
 use crate::config::{self, Config, ConfigReport};
 use crate::control::LastGoodStore;
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access};
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
@@ -21,18 +23,36 @@ pub(super) struct UsableConfig {
 impl UsableConfig {
     /// The finding about files with errors.
     pub(super) fn finding(&self, path: &Path) -> Option<CheckFinding> {
-        let report = self.errors.as_ref()?.to_string();
-        let first = report.lines().next().unwrap_or_default();
-        Some(CheckFinding::fail(
-            "configuration",
-            format!(
-                "{} has errors, the first: {first}; all else here goes by the last good configuration",
-                path.display()
-            ),
-            "the gateway cannot reload such files, and whenever it starts it goes by the last good ones",
-            "egret check shows all errors; correct them, then: egret reload; systemctl restart egret-steering",
-        ))
+        let report = self.errors.as_ref()?;
+        let is_hidden = report.diagnostics.iter().any(|error| may_not_read(Path::new(&*error.file)));
+        let report = report.to_string();
+        Some(broken(path, report.lines().next().unwrap_or_default(), is_hidden))
     }
+}
+
+/// True for a file that this user may not read. The gateway's may.
+fn may_not_read(path: &Path) -> bool {
+    access(path, AccessFlags::R_OK) == Err(Errno::EACCES)
+}
+
+fn broken(path: &Path, first: &str, is_hidden: bool) -> CheckFinding {
+    const CHECK: &str = "configuration";
+    const INSTEAD: &str = "all else here goes by the last good configuration";
+    let path = path.display();
+    if is_hidden {
+        return CheckFinding::warn(
+            CHECK,
+            format!("{path} cannot be loaded by this user: {first}; {INSTEAD}"),
+            "what the files say now is not known",
+            "run this as root, or as one of the group that may read them",
+        );
+    }
+    CheckFinding::fail(
+        CHECK,
+        format!("{path} has errors, the first: {first}; {INSTEAD}"),
+        "the gateway cannot reload such files, and whenever it starts it goes by the last good ones",
+        "egret check shows all errors; correct them, then: egret reload; systemctl restart egret-steering",
+    )
 }
 
 /// Loads the files, or the last good configuration with a warning. The error is the report on the files.
@@ -76,4 +96,22 @@ pub(super) fn refused(report: &ConfigReport) -> ExitCode {
 fn last_good(path: &Path) -> Option<Config> {
     let folder = std::env::var_os("STATE_DIRECTORY").map_or_else(|| STATE.into(), PathBuf::from);
     LastGoodStore::new(Some(folder), &absolute(path).ok()?).newest()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::findings::FindingLevel;
+
+    #[test]
+    fn hidden_files_are_no_errors() {
+        let path = Path::new("/etc/egret/egret.toml");
+        let said = |is_hidden| {
+            let finding = broken(path, "cannot be read: Permission denied", is_hidden);
+            (finding.level, finding.found.contains("has errors"))
+        };
+        assert_eq!(said(true), (FindingLevel::Warn, false));
+        assert_eq!(said(false), (FindingLevel::Fail, true));
+        assert!(!may_not_read(Path::new("/nonexistent")), "only a file that is there is hidden");
+    }
 }

@@ -58,8 +58,8 @@ pub fn run(main: &Path, options: &WhyOptions) -> ExitCode {
         }
         Ok((PastFlow { record, .. }, now)) => {
             let by = match usable {
-                Ok(UsableConfig { errors: Some(_), .. }) => "the last good configuration",
-                Ok(_) | Err(_) => "the current configuration files",
+                Ok(UsableConfig { errors: Some(_), .. }) => JudgedBy::LastGood,
+                Ok(_) | Err(_) => JudgedBy::Files,
             };
             print(&text(&record, now.as_ref().map(|now| (now, by))), 0)
         }
@@ -67,8 +67,33 @@ pub fn run(main: &Path, options: &WhyOptions) -> ExitCode {
     }
 }
 
+/// The configuration that the current decision goes by.
+#[derive(Debug, Clone, Copy)]
+enum JudgedBy {
+    Files,
+    /// The files have errors.
+    LastGood,
+}
+
+impl JudgedBy {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Files => "the current configuration files",
+            Self::LastGood => "the last good configuration",
+        }
+    }
+
+    /// The steps that put it in force.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Files => "run `egret reload`",
+            Self::LastGood => "correct the files first (`egret check`), then run `egret reload`",
+        }
+    }
+}
+
 /// `now`: the current decision, and what it goes by.
-fn text(record: &Recorded, now: Option<(&ExplainReport, &str)>) -> String {
+fn text(record: &Recorded, now: Option<(&ExplainReport, JudgedBy)>) -> String {
     let mut text = String::new();
     let Recorded { time, flow, client, destination, duration_ms, .. } = record;
     let tenant = record.tenant.as_deref().unwrap_or(UNKNOWN_TENANT);
@@ -97,14 +122,14 @@ fn text(record: &Recorded, now: Option<(&ExplainReport, &str)>) -> String {
     let allowed_by = now.filter(|(now, _)| now.is_let_out()).map(|(_, by)| by);
     write_outcome(&mut text, record, allowed_by);
     if let Some((now, by)) = now {
-        let _ = writeln!(text, "\nThe same flow, judged by {by}:");
+        let _ = writeln!(text, "\nThe same flow, judged by {}:", by.as_str());
         text += &show(now);
     }
     text
 }
 
 /// `allowed_by`: what lets such a flow out by now, if anything does.
-fn write_outcome(text: &mut String, record: &Recorded, allowed_by: Option<&str>) {
+fn write_outcome(text: &mut String, record: &Recorded, allowed_by: Option<JudgedBy>) {
     let detail = record.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let meaning = |outcome: Option<Outcome>| outcome.map_or("", Outcome::meaning);
     let word = record.outcome_word();
@@ -130,7 +155,9 @@ fn write_outcome(text: &mut String, record: &Recorded, allowed_by: Option<&str>)
                 Some(by) if super::allow::is_by_files(denied) && !record.canary => {
                     let _ = writeln!(
                         text,
-                        "         {by} would allow it now; if the gateway still denies it, run `egret reload`"
+                        "         {} would allow it now; if the gateway still denies it, {}",
+                        by.as_str(),
+                        by.remedy()
                     );
                 }
                 None | Some(_) => {}

@@ -6,8 +6,8 @@ mod leaving;
 
 use crate::addr::{ClientAddr, Family, OriginalDestination};
 use crate::admin::{
-    CANARY_REMEDY, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome,
-    ExplainedRule,
+    CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary,
+    ExplainedOutcome, ExplainedRule,
 };
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};
@@ -158,10 +158,9 @@ impl ExplainInputs<'_> {
         });
         self.judge(&mut report, &asked, tenant, rules);
         if let Some(outcome) = &mut report.outcome
-            && (is_let_out || outcome.name == Outcome::NotAllowed.as_str())
+            && let Some(remedy) = canary_remedy(is_let_out, Outcome::named(&outcome.name))
         {
-            // `egret allow` writes into the configuration in force.
-            CANARY_REMEDY.clone_into(&mut outcome.remedy);
+            remedy.clone_into(&mut outcome.remedy);
         }
         Ok(report)
     }
@@ -213,6 +212,15 @@ impl ExplainInputs<'_> {
             Judgement::NeedsInspection => {} // its result is given
         }
     }
+}
+
+/// Remedy for a denial by a candidate, where it is not the outcome's own. `egret allow` writes into the configuration in force.
+/// `is_let_out`: that one lets the flow out.
+fn canary_remedy(is_let_out: bool, denied: Option<Outcome>) -> Option<&'static str> {
+    if is_let_out {
+        return Some(CANARY_REMEDY);
+    }
+    (denied == Some(Outcome::NotAllowed)).then_some(CANARY_REMEDY_IN_BOTH)
 }
 
 impl ExplainedFlow {
@@ -296,5 +304,19 @@ fn explained_outcome(outcome: Outcome) -> ExplainedOutcome {
         name: outcome.as_str().to_owned(),
         meaning: outcome.meaning().to_owned(),
         remedy: outcome.remedy().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn canary_remedy_helps_against_both_policies() {
+        let denied = Some(Outcome::NotAllowed);
+        assert!(canary_remedy(true, denied).is_some_and(|remedy| remedy.contains("candidate drop")));
+        let in_both = canary_remedy(false, denied).unwrap();
+        assert!(in_both.contains("egret allow") && !in_both.contains("candidate drop"), "{in_both}");
+        assert_eq!(canary_remedy(false, Some(Outcome::EchDenied)), None);
     }
 }
