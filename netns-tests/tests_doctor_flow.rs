@@ -8,12 +8,14 @@ use crate::namespace::text;
 use crate::rollout::Rollout;
 use crate::wait::wait_until;
 use serde_json::Value;
+use std::io::Read as _;
 use std::net::SocketAddr;
 
 crate::trials! {
     both families:
         doctor_tells_silent_servers_from_lost_packets,
-        doctor_fails_by_the_flows_outcome;
+        doctor_fails_by_the_flows_outcome,
+        doctor_tells_servers_that_say_nothing;
     once:
         doctor_finds_what_drops_monitored_flows,
         doctor_tells_frozen_gateways,
@@ -64,6 +66,20 @@ fn doctor_tells_silent_servers_from_lost_packets(family: Family) {
     assert_fails(&lab, &gateway, to, "packets out", &format!("the next hop {hop} does not answer"));
 }
 
+/// They take the request, and close when the client does.
+fn doctor_tells_servers_that_say_nothing(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_socket(&lab));
+    let server = lab.listen(Host::Raw, family, 7000);
+    let to = server.address();
+    let closes = std::thread::spawn(move || {
+        let mut taken = Vec::new();
+        let _ = server.accept().read_to_end(&mut taken);
+    });
+    assert_fails(&lab, &gateway, to, "flow", "has accepted the connection, and sends nothing");
+    closes.join().unwrap();
+}
+
 fn doctor_fails_by_the_flows_outcome(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_socket(&lab));
@@ -71,7 +87,7 @@ fn doctor_fails_by_the_flows_outcome(family: Family) {
     assert_fails(&lab, &gateway, to, "flow", "ended as upstream_refused: The server refused");
     let length = if family == Family::V4 { 32 } else { 128 };
     lab.gateway.ip(&format!("route add blackhole {}/{length}", to.ip()));
-    assert_fails(&lab, &gateway, to, "flow", "ended as upstream_unreachable (a route of this machine");
+    assert_fails(&lab, &gateway, to, "flow", "ended as dial_failed (a route of this machine");
     let said = text(&doctor(&lab, &gateway.config(), &["--no-packets"]));
     assert!(said.contains(&format!("ip route del blackhole {}/{length}", to.ip())), "{said}");
 }
@@ -106,7 +122,11 @@ fn doctor_tells_frozen_gateways() {
     let gateway = lab.start_gateway(&Config { gateway: "admin = \"off\"".into(), ..config() });
     gateway.while_stopped(|| {
         let (_, found) = followed(&lab, &gateway, Host::Raw.at(Family::V4, 7000));
-        assert!(found[0].to_string().contains("does not answer within"), "{found:#?}");
+        let said = found[0].to_string();
+        assert!(
+            said.contains("does not answer within 2 s: process") && said.contains("is stopped ("),
+            "{said}"
+        );
     });
 }
 

@@ -106,8 +106,8 @@ pub(super) enum AskError {
     Unknown(String),
     /// A step took longer than the time that it was given.
     #[error(
-        "the gateway has not answered on the control socket {} for {} s: {listener}; to restart it, which ends its live \
-         flows: `systemctl restart egret`", socket.display(), time.as_secs()
+        "the gateway has not answered on the control socket {} for {} s: {listener}; {}",
+        socket.display(), time.as_secs(), listener.cure()
     )]
     Silent { socket: PathBuf, time: Duration, listener: SilentListener },
     /// Anything else.
@@ -117,19 +117,41 @@ pub(super) enum AskError {
 
 /// The process that does not answer; `None` if it is not known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SilentListener(Option<i32>);
+pub(super) struct SilentListener(Option<u32>);
+
+impl SilentListener {
+    /// That process. The kernel calls one of another PID namespace 0.
+    pub(super) fn of(process: Option<u32>) -> Self {
+        Self(process.filter(|process| *process > 0))
+    }
+
+    /// The stopped process, if it is stopped.
+    fn stopped(self) -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0?)).ok()?;
+        let is_stopped = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
+        self.0.filter(|_| is_stopped)
+    }
+
+    /// The remedy. A gateway that reads a large configuration, or writes a large answer, is silent for seconds too.
+    pub(super) fn cure(self) -> String {
+        const RESTART: &str = "`systemctl restart egret`, which ends its live flows";
+        match self.stopped() {
+            Some(process) => format!("`kill -CONT {process}`, or {RESTART}"),
+            None => format!(
+                "wait a minute: it may have begun just now, or read a large configuration; if it stays silent, see `top` and \
+                 `journalctl -u egret`, then {RESTART}"
+            ),
+        }
+    }
+}
 
 impl fmt::Display for SilentListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(process) = self.0 else { return f.write_str("it is stopped, hangs or is overloaded") };
-        let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        let is_stopped = stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']));
-        let state = if is_stopped {
-            "is stopped (SIGSTOP or a debugger)"
-        } else {
-            "hangs or is overloaded, see `top`"
-        };
-        write!(f, "process {process} {state}")
+        match (self.0, self.stopped()) {
+            (None, _) => f.write_str("it is stopped, hangs or is busy"),
+            (Some(process), Some(_)) => write!(f, "process {process} is stopped (SIGSTOP or a debugger)"),
+            (Some(process), None) => write!(f, "process {process} hangs or is busy"),
+        }
     }
 }
 
@@ -210,10 +232,10 @@ fn exchange(
     target: &str,
     body: &str,
 ) -> Result<(u16, Vec<u8>), AskError> {
-    let socket = connect(path, time).map_err(|error| explain(path, error, time, SilentListener(None)))?;
-    let listener = getsockopt(&socket, PeerCredentials).ok().map(|listener| listener.pid());
-    request(socket, method, target, body)
-        .map_err(|error| explain(path, error, time, SilentListener(listener)))
+    let socket = connect(path, time).map_err(|error| explain(path, error, time, SilentListener::of(None)))?;
+    let listener = getsockopt(&socket, PeerCredentials).ok();
+    let listener = SilentListener::of(listener.and_then(|listener| u32::try_from(listener.pid()).ok()));
+    request(socket, method, target, body).map_err(|error| explain(path, error, time, listener))
 }
 
 fn request(mut socket: Socket, method: &str, target: &str, body: &str) -> io::Result<(u16, Vec<u8>)> {
@@ -292,7 +314,8 @@ mod tests {
         assert!(said(&path).contains("there is no control socket"), "{}", said(&path));
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(said(&path).contains("the gateway does not run"), "{}", said(&path));
-        let refused = explain(&path, io::ErrorKind::PermissionDenied.into(), PATIENCE, SilentListener(None));
+        let refused =
+            explain(&path, io::ErrorKind::PermissionDenied.into(), PATIENCE, SilentListener::of(None));
         assert!(refused.to_string().contains("run this as root"));
     }
 
@@ -304,7 +327,8 @@ mod tests {
         let time = Duration::from_millis(1100);
         let silent = ask_within::<serde_json::Value>(time, &path, "GET", "/", "").unwrap_err().to_string();
         let process = format!("for 1 s: process {} hangs", std::process::id());
-        assert!(silent.contains(&process) && silent.contains("systemctl restart egret"), "{silent}");
+        assert!(silent.contains(&process) && silent.contains("wait a minute"), "{silent}");
+        assert_eq!(SilentListener::of(Some(0)), SilentListener::of(None), "of another PID namespace");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The running gateway: its answers to readiness and to the control API.
 
-use super::Doctor;
-use crate::admin::NamesReport;
-use crate::cli::ask::{AskError, ask_within};
+use super::{Doctor, process};
+use crate::admin::ProbedFlowAnswer;
+use crate::cli::ask::{AskError, SilentListener, ask_within};
 use crate::cli::findings::CheckFinding;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -16,21 +16,33 @@ const CHECK: &str = "gateway";
 /// silence. `None` if it answers, does not run, or cannot be asked.
 pub(super) fn silence(doctor: &Doctor) -> Option<CheckFinding> {
     let Some(socket) = &doctor.socket else {
-        let silent = |metrics| ask_ready(metrics).is_err_and(|error| is_silence(&error));
-        return doctor.metrics.filter(|metrics| silent(*metrics)).map(ready);
+        let process = process::service(doctor.steering.listen_port).map(|service| service.pid);
+        return silent_readiness(doctor.metrics?, SilentListener::of(process));
     };
-    match ask_within::<NamesReport>(PATIENCE, socket, "GET", "/v1/names", "") {
-        Err(error @ AskError::Silent { .. }) => Some(hangs(error.to_string())),
+    // A question with a short answer.
+    match ask_within::<ProbedFlowAnswer>(PATIENCE, socket, "GET", "/v1/probe?client=0.0.0.0:0", "") {
+        Err(AskError::Silent { listener, .. }) => {
+            Some(hangs(&format!("the control socket {}", socket.display()), listener))
+        }
         Ok(_) | Err(_) => None,
     }
 }
 
-fn hangs(found: String) -> CheckFinding {
+fn silent_readiness(metrics: SocketAddr, listener: SilentListener) -> Option<CheckFinding> {
+    let is_silent = ask_ready(metrics).is_err_and(|error| is_silence(&error));
+    is_silent.then(|| hangs(&readiness(metrics), listener))
+}
+
+fn readiness(metrics: SocketAddr) -> String {
+    format!("http://{metrics}/readyz")
+}
+
+fn hangs(asked: &str, listener: SilentListener) -> CheckFinding {
     CheckFinding::fail(
         CHECK,
-        found,
-        "the kernel accepts connections of clients, and they hang; no packets were tried",
-        "systemctl restart egret, which ends the live flows; journalctl -u egret",
+        format!("{asked} does not answer within {} s: {listener}", PATIENCE.as_secs()),
+        "the kernel accepts connections of clients, and they may hang; no packets were tried",
+        listener.cure(),
     )
 }
 
@@ -48,10 +60,7 @@ pub(super) fn ready(metrics: SocketAddr) -> CheckFinding {
             "new flows are not taken, or do not reach the gateway",
             format!("see `curl http://{metrics}/readyz`"),
         ),
-        Err(error) if is_silence(&error) => hangs(format!(
-            "http://{metrics}/readyz does not answer within {} s: the gateway is stopped or hangs",
-            PATIENCE.as_secs()
-        )),
+        Err(error) if is_silence(&error) => hangs(&readiness(metrics), SilentListener::of(None)),
         Err(error) => CheckFinding::fail(
             CHECK,
             format!("http://{metrics}/readyz: {error}"),
@@ -86,6 +95,23 @@ mod tests {
     use super::*;
     use crate::cli::findings::FindingLevel;
     use std::net::TcpListener;
+
+    /// The first question gets no answer; a second one would get one.
+    #[test]
+    fn silent_readiness_is_asked_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let _unanswered = listener.accept().unwrap();
+            let (mut second, _) = listener.accept().unwrap();
+            let _ = second.write_all(b"HTTP/1.1 200 OK\r\n\r\nready\n");
+        });
+        let silence = silent_readiness(address, SilentListener::of(None)).unwrap();
+        assert_eq!(silence.level, FindingLevel::Fail, "{silence:?}");
+        assert!(silence.mend.is_some_and(|mend| mend.starts_with("wait")));
+        drop(TcpStream::connect(address));
+        server.join().unwrap();
+    }
 
     #[test]
     fn readiness_is_what_the_gateway_answers() {

@@ -12,7 +12,7 @@ const NET_ADMIN: u32 = 12;
 /// A running `egret run`.
 #[derive(Debug)]
 pub(super) struct Service {
-    pid: u32,
+    pub(super) pid: u32,
     status: String,
     limits: String,
 }

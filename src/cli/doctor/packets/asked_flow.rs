@@ -4,7 +4,7 @@ use super::caller::Caller;
 use super::cure::{Cure, Leg};
 use super::evidence::LostPart;
 use super::exchange::{Patience, ProbeExchange, TooBig};
-use super::fate::{beyond_gateway, denied, is_waiting, own_fault};
+use super::fate::{beyond_gateway, denied, is_waiting, own_fault, silent_beyond_gateway};
 use super::legs::{failure, lost};
 use super::request::told;
 use super::verdict::{explained, verdict};
@@ -33,13 +33,13 @@ impl AskedFlow<'_> {
     /// Makes the connection, a second time if something was lost that the gateway does not account for.
     pub(super) fn stations(&mut self) -> Vec<CheckFinding> {
         let exchange = self.caller.call(self.server, &self.request, true, Patience::LONG);
-        let Some(first) = lost(&exchange) else { return self.whole(&exchange, None) };
+        let Some(first) = lost(&exchange) else { return self.whole(&exchange) };
         if let Some(found) = self.lost_beyond(&exchange) {
             return found;
         }
         let (exchange, evidence) = self.caller.watch(self.server, &self.request, first);
         let Some(lost) = lost(&exchange) else {
-            let mut found = self.whole(&exchange, None);
+            let mut found = self.whole(&exchange);
             let said = format!("{} at the first, passed at the second", lost_name(first));
             found.push(CheckFinding::ok("attempts", said));
             return found;
@@ -47,7 +47,10 @@ impl AskedFlow<'_> {
         if let Some(found) = self.lost_beyond(&exchange) {
             return found;
         }
-        let mut found = self.whole(&exchange, Some(lost));
+        let mut found = match lost {
+            LostPart::TooBig => self.whole(&exchange),
+            LostPart::Handshake | LostPart::Data | LostPart::Rest => passed(&exchange),
+        };
         let spot = &self.caller.spot;
         let cure = Cure {
             params: self.params,
@@ -64,7 +67,7 @@ impl AskedFlow<'_> {
     /// Findings of an answer that did not come, where the gateway waits for it too or knows why.
     fn lost_beyond(&mut self, exchange: &ProbeExchange) -> Option<Vec<CheckFinding>> {
         let flow = self.caller.flow(false)?;
-        let failed = beyond_gateway(&flow)?;
+        let failed = silent_beyond_gateway(&flow)?;
         let mut found = passed(exchange);
         found.push(CheckFinding::ok(
             "request",
@@ -79,12 +82,9 @@ impl AskedFlow<'_> {
         Some(found)
     }
 
-    /// Findings of a connection of which nothing was lost but this part.
-    fn whole(&self, exchange: &ProbeExchange, lost: Option<LostPart>) -> Vec<CheckFinding> {
+    /// Findings of a connection that lost nothing, or an ICMP error alone.
+    fn whole(&self, exchange: &ProbeExchange) -> Vec<CheckFinding> {
         let mut found = passed(exchange);
-        if !matches!(lost, None | Some(LostPart::TooBig)) {
-            return found;
-        }
         found.push(CheckFinding::ok("request", format!("{} bytes sent", exchange.sent)));
         let flow = self.caller.flow(true);
         let answer = &exchange.answer;

@@ -4,7 +4,7 @@ use super::caller::Caller;
 use super::cure::{Cure, Leg};
 use super::evidence::{LossCause, LostPart};
 use super::exchange::Patience;
-use super::fate::beyond_gateway;
+use super::fate::silent_beyond_gateway;
 use super::legs::{failure, lost, success};
 use super::ports::listed;
 use super::probe::Spot;
@@ -104,7 +104,7 @@ impl ClientLeg<'_> {
             let found = format!("{who}: {}, at the second attempt", success(&exchange));
             return CheckFinding::ok(Leg::Client.check(), found);
         };
-        if let Some(finding) = caller.flow(false).as_ref().and_then(beyond_gateway) {
+        if let Some(finding) = caller.flow(false).as_ref().and_then(silent_beyond_gateway) {
             return CheckFinding {
                 check: Leg::Client.check(),
                 found: format!("{who}: {}", finding.found),

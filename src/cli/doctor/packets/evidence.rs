@@ -1,7 +1,8 @@
 //! Evidence of a connection that was tried again, and the conclusion from it.
 
 use super::counters::Counters;
-use super::trace::TraceLine;
+use super::trace::{TraceLine, of_addresses};
+use std::net::IpAddr;
 
 /// The part of a connection that was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,11 @@ impl ConnectionEvidence {
     /// The lines of the trace; none without nft.
     pub(super) fn lines(&self) -> &[TraceLine] {
         self.events.as_deref().unwrap_or_default()
+    }
+
+    /// Keeps the lines of packets between these addresses.
+    pub(super) fn retain_between(&mut self, addresses: &[IpAddr]) {
+        self.events = self.events.take().map(|events| of_addresses(&events, addresses));
     }
 
     /// True if one of these counters of the kernel has risen.

@@ -7,7 +7,7 @@ use crate::cli::findings::CheckFinding;
 use crate::outcome::{FlowPhase, Outcome};
 
 const CHECK: &str = "flow";
-/// Effect of such a failure.
+/// Effect of a server's silence.
 const WHY: &str = "packets of the client arrive, and no server answers them";
 
 /// The finding of a flow that came no further than its server: it was not reached, or says nothing. `None` if the flow ended
@@ -20,9 +20,24 @@ pub(super) fn beyond_gateway(flow: &ProbedFlow) -> Option<CheckFinding> {
     match outcome {
         Some(outcome) if has_failed(outcome) => Some(ended(flow, outcome)),
         None if flow.inspected && flow.dialled.is_none() => Some(unchecked(flow)),
-        None if flow.connected && flow.bytes_up > 0 && flow.bytes_down == 0 => Some(silent(flow)),
+        None if took_request_silently(flow) => Some(silent(flow)),
         Some(_) | None => None,
     }
+}
+
+/// The same for a flow whose probe waited for an answer in vain. Its end may be no more than the probe's.
+pub(super) fn silent_beyond_gateway(flow: &ProbedFlow) -> Option<CheckFinding> {
+    let by_probe = || {
+        let outcome = flow.outcome.as_deref().and_then(Outcome::named)?;
+        let is_good = matches!(outcome, Outcome::Closed | Outcome::ClientReset | Outcome::ClientLeft);
+        (is_good && took_request_silently(flow)).then(|| silent(flow))
+    };
+    beyond_gateway(flow).or_else(by_probe)
+}
+
+/// The server has taken the request, and sent nothing.
+fn took_request_silently(flow: &ProbedFlow) -> bool {
+    flow.connected && flow.bytes_up > 0 && flow.bytes_down == 0
 }
 
 /// True while the server has not answered the gateway's SYN.
@@ -69,9 +84,19 @@ fn ended(flow: &ProbedFlow, outcome: Outcome) -> CheckFinding {
     CheckFinding::fail(
         CHECK,
         format!("{}{} ended as {outcome}{detail}: {}", flow.flow, way(flow), outcome.meaning()),
-        WHY,
+        effect(outcome),
         format!("{} `egret why {}`", outcome.remedy(), flow.flow),
     )
+}
+
+/// Effect of such an end.
+fn effect(outcome: Outcome) -> &'static str {
+    match outcome.phase() {
+        FlowPhase::Dial => WHY,
+        FlowPhase::Denied => "packets of the client arrive, and the gateway refuses the flow",
+        FlowPhase::Early => "packets of the client arrive, and the gateway dials no server",
+        FlowPhase::Relayed => "packets of the client reach a server, and the flow is cut",
+    }
 }
 
 fn unanswered(flow: &ProbedFlow) -> CheckFinding {
@@ -173,7 +198,6 @@ mod tests {
         for other in [
             ProbedFlow { bytes_down: 100, ..connected(None) },
             ProbedFlow { bytes_up: 0, ..connected(None) },
-            connected(Some(Outcome::Closed)),
             flow(Some(Outcome::NotAllowed)),
             ProbedFlow::default(),
         ] {
@@ -181,5 +205,24 @@ mod tests {
         }
         assert!(denied(&flow(Some(Outcome::PortsExhausted)), true).is_some());
         assert_eq!(denied(&flow(Some(Outcome::NotAllowed)), false), None);
+    }
+
+    #[test]
+    fn silence_counts_after_the_probes_end() {
+        let ended = |outcome| ProbedFlow { connected: true, bytes_up: 517, ..flow(Some(outcome)) };
+        for outcome in [Outcome::Closed, Outcome::ClientReset, Outcome::ClientLeft] {
+            let finding = silent_beyond_gateway(&ended(outcome)).map(|finding| finding.found);
+            assert!(finding.is_some_and(|found| found.contains("sends nothing")), "{outcome}");
+            assert_eq!(silent_beyond_gateway(&ProbedFlow { bytes_down: 1, ..ended(outcome) }), None);
+        }
+        assert_eq!(beyond_gateway(&ended(Outcome::Closed)), None, "its end may be an answer");
+    }
+
+    #[test]
+    fn effect_is_that_of_the_outcome() {
+        let why = |outcome| denied(&flow(Some(outcome)), true).or(beyond_gateway(&flow(Some(outcome))));
+        assert!(why(Outcome::PortsExhausted).is_some_and(|finding| finding.why.contains("refuses the flow")));
+        assert!(why(Outcome::UpstreamRefused).is_some_and(|finding| finding.why == WHY));
+        assert!(why(Outcome::Drained).is_some_and(|finding| finding.why.contains("is cut")));
     }
 }

@@ -93,7 +93,7 @@ impl TraceLine {
 }
 
 /// Those of packets whose lines name all of the addresses wherever they name addresses of IP.
-fn of_addresses(events: &[TraceLine], addresses: &[IpAddr]) -> Vec<TraceLine> {
+pub(super) fn of_addresses(events: &[TraceLine], addresses: &[IpAddr]) -> Vec<TraceLine> {
     let names = |event: &TraceLine, address: &IpAddr| {
         ["saddr", "daddr"].iter().any(|side| event.text.contains(&format!("{side} {address} ")))
     };

@@ -35,13 +35,16 @@ impl WayOut<'_> {
         }
         let spot = spot::server(server.ip(), Some(*source)).ok()?;
         let ports = Some((server.port(), 1));
-        let (_, evidence) = watched(&spot, &[server.ip()], (ports, TracedPackets::Handshakes), || {
+        let (_, mut evidence) = watched(&spot, &[server.ip()], (ports, TracedPackets::Handshakes), || {
             caller.call(dialled, request, false, Patience::LONG)
         });
+        // Handshakes of everybody with that server were traced; a least-used address may be another than before.
+        let left_from = caller.flow(false).and_then(|flow| flow.source).map_or(*source, |source| source.ip());
+        evidence.retain_between(&[server.ip(), left_from]);
         let v4 = server.is_ipv4();
         let cure = Cure { params, leg: Leg::Pool, v4, device: &spot.enters.name, sources: &[] };
         if comes_back(&evidence) {
-            return Some(evidence.cause(LostPart::Handshake, *source, &spot, &cure));
+            return Some(evidence.cause(LostPart::Handshake, left_from, &spot, &cure));
         }
         evidence.by_trace(LostPart::Handshake, &cure)
     }
