@@ -32,7 +32,8 @@ crate::trials! {
         disabled_watch_reports_nothing,
         reload_to_missing_interface_is_refused,
         rules_of_mistyped_interface_are_told,
-        reload_without_helper_names_the_command
+        reload_without_helper_names_the_command,
+        failed_renewal_is_repeated
 }
 
 fn config(lab: &Lab) -> Config {
@@ -432,6 +433,43 @@ fn reload_steers_new_addresses(family: Family) {
     let server = Server::raw(&lab, family, 7000);
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     lab.must_steer("status", &path, Rules::Iptables);
+}
+
+/// What the new rules have in common with the old ones does not count as renewed.
+fn failed_renewal_is_repeated() {
+    for (rules, ports, pool, words) in [
+        (
+            Rules::Iptables,
+            "[7000]",
+            "30000-39999",
+            "the packet rules are still those from before the last reload",
+        ),
+        (Rules::Nftables, "[7001]", "20000-29999", "that block forwarding of intercepted ports are missing"),
+    ] {
+        let lab = Lab::new();
+        let with = |ports: &str, pool: &str| Config {
+            steering_ports: ports.into(),
+            alpha_pool: format!("ports = \"{pool}\""),
+            gateway: grown(&lab).gateway,
+            ..config(&lab)
+        };
+        let files = Files::new(&with("[7000]", "20000-29999"));
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        let gateway = Gateway::start(&lab, files);
+        gateway.write(&with(ports, pool).render(&gateway.flow_log()));
+        let said = thread::scope(|scope| {
+            // The repair unit takes the request, and fails.
+            scope.spawn(|| wait_until("a request", || fs::remove_file(request(&lab)).is_ok()));
+            text(&gateway.egret(&["reload"]))
+        });
+        assert!(said.contains("is in force") && !said.contains("was renewed"), "{said}");
+        let said = complaint(&gateway);
+        assert!(said.contains(words), "{said}");
+        wait_until("another request", || request(&lab).exists());
+        lab.must_steer("up", &path, rules);
+        wait_until_well(&gateway);
+    }
 }
 
 fn interfaces_nothing_comes_in_by_are_told() {

@@ -56,6 +56,8 @@ pub struct SteeringLook {
     pub latent: Vec<Lost>,
     /// A digest of what Egret's rules are: it changes whenever they are put in place anew.
     pub rules: BTreeSet<u64>,
+    /// True if that holds for rules of the same content, too: legacy iptables tells no handles.
+    pub tells_renewal: bool,
 }
 
 impl SteeringMonitor {
@@ -222,7 +224,8 @@ impl SteeringMonitor {
                 break;
             }
         }
-        let mut look = SteeringLook::default();
+        let tells_renewal = found.iter().all(|table| table.replaced_whole);
+        let mut look = SteeringLook { tells_renewal, ..SteeringLook::default() };
         for TableState { key, wrong, rules, replaced_whole } in found {
             // Whoever puts steering in place replaces all rules of a table at once. Where some of them stayed and others
             // are gone, somebody else had a hand in it.

@@ -45,6 +45,8 @@ pub(crate) struct SteeringWatch {
     /// The findings of the last look.
     look: SteeringLook,
     renewing: Option<PendingRenewal>,
+    /// The packet rules of a former configuration, which a reload could not have replaced by its deadline.
+    outdated: Option<BTreeSet<u64>>,
     /// The reason why the last look failed.
     blind: Option<String>,
     readiness: Readiness,
@@ -59,6 +61,7 @@ impl SteeringWatch {
             expected,
             look: SteeringLook::default(),
             renewing: None,
+            outdated: None,
             blind: None,
             readiness,
         }
@@ -129,6 +132,7 @@ impl SteeringWatch {
             Ok(look) => {
                 self.blind = None;
                 let before = std::mem::replace(&mut self.look, look);
+                self.look_for_outdated();
                 self.log_change(&before.lost, now);
                 self.log_overtaking(&before.latent);
                 self.begin_renewal(now);
@@ -199,8 +203,26 @@ impl SteeringWatch {
             (false, true) => SteeringRenewal::Pending,
             (false, false) => return,
         };
+        if answer == SteeringRenewal::Pending && self.look.tells_renewal {
+            self.outdated = Some(renewing.rules.clone());
+        }
         let _ = renewing.reply.send(answer);
         self.renewing = None;
+    }
+
+    /// Finds the rules of a former configuration lost as long as they are there, whatever that and the present one have in
+    /// common.
+    fn look_for_outdated(&mut self) {
+        if self.outdated.as_ref().is_some_and(|rules| *rules != self.look.rules) {
+            self.outdated = None;
+        }
+        if self.outdated.is_some() {
+            self.look.lost.push(Lost {
+                part: Part::PacketRules,
+                what: "the packet rules are still those from before the last reload".to_owned(),
+                remedy: Remedy::Renew,
+            });
+        }
     }
 
     /// Answers a reload that has waited long enough, where nothing is known of the rules.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 /// After this time, rules that a new interface does not have are missing: repairs come within seconds.
 const SETTLING: Duration = Duration::from_secs(60);
 
-/// A rule's priority, input interface and source.
-type RuleKey = (u32, Option<String>, Option<IpNet>);
+/// A rule's priority, input interface and source, and the rest of it.
+type RuleKey = (u32, Option<String>, Option<IpNet>, String);
 
 /// The interfaces that patterns cover, by whether they have had their rules since they appeared.
 #[derive(Debug, Default)]
@@ -47,11 +47,12 @@ impl Newcomers {
         self.since.retain(|name, _| present.contains(name));
         let mut there: BTreeMap<RuleKey, usize> = BTreeMap::new();
         for rule in rules.iter().filter(|rule| rule.protocol == origin::UP && rule.mark.is_none()) {
-            *there.entry((rule.priority, rule.interface.clone(), rule.source)).or_default() += 1;
+            let key = (rule.priority, rule.interface.clone(), rule.source, rule.rest.clone());
+            *there.entry(key).or_default() += 1;
         }
         let mut missing = MissingRules::default();
         let mut fixed: BTreeMap<RuleKey, usize> = BTreeMap::new();
-        for PortRule { priority, packets, .. } in &routing.port_rules {
+        for PortRule { priority, packets, rest } in &routing.port_rules {
             let (interface, source) = match packets {
                 RulePackets::Any => (None, None),
                 RulePackets::Own => (Some("lo".to_owned()), None),
@@ -61,13 +62,14 @@ impl Newcomers {
                 }
                 RulePackets::Interface(pattern) => {
                     for name in present.iter().filter(|name| pattern.covers(name)) {
-                        let is_there = there.contains_key(&(*priority, Some(name.clone()), None));
+                        let is_there =
+                            there.contains_key(&(*priority, Some(name.clone()), None, rest.clone()));
                         self.judge(name, is_there, now, &mut missing);
                     }
                     continue;
                 }
             };
-            *fixed.entry((*priority, interface, source)).or_default() += 1;
+            *fixed.entry((*priority, interface, source, rest.clone())).or_default() += 1;
         }
         let short = |(key, wanted): (RuleKey, usize)| {
             wanted.saturating_sub(there.get(&key).copied().unwrap_or_default())
@@ -80,7 +82,7 @@ impl Newcomers {
                 RulePackets::Any | RulePackets::Source(_) => false,
             })
         };
-        let names = there.into_keys().filter_map(|(_, interface, _)| interface);
+        let names = there.into_keys().filter_map(|(_, interface, _, _)| interface);
         missing.others = names.filter(|name| !is_planned(name)).collect();
         missing
     }
@@ -112,21 +114,22 @@ mod tests {
 
     /// The rules of a plan as the kernel lists them, with these interfaces of its pattern.
     fn rules(routing: &Routing, covered: &[&str]) -> Vec<RoutingRule> {
-        let rule = |priority, interface: Option<&str>, source| RoutingRule {
+        let rule = |of: &PortRule, interface: Option<&str>, source| RoutingRule {
             interface: interface.map(str::to_owned),
             protocol: origin::UP,
-            priority,
+            priority: of.priority,
+            rest: of.rest.clone(),
             source,
             ..RoutingRule::default()
         };
-        let each = routing.port_rules.iter().flat_map(|PortRule { priority, packets, .. }| match packets {
-            RulePackets::Any => vec![rule(*priority, None, None)],
-            RulePackets::Own => vec![rule(*priority, Some("lo"), None)],
-            RulePackets::Source(source) => vec![rule(*priority, None, Some(*source))],
+        let each = routing.port_rules.iter().flat_map(|of| match &of.packets {
+            RulePackets::Any => vec![rule(of, None, None)],
+            RulePackets::Own => vec![rule(of, Some("lo"), None)],
+            RulePackets::Source(source) => vec![rule(of, None, Some(*source))],
             RulePackets::Interface(name) if name.is_pattern() => {
-                covered.iter().map(|name| rule(*priority, Some(name), None)).collect()
+                covered.iter().map(|name| rule(of, Some(name), None)).collect()
             }
-            RulePackets::Interface(name) => vec![rule(*priority, Some(&name.to_string()), None)],
+            RulePackets::Interface(name) => vec![rule(of, Some(&name.to_string()), None)],
         });
         each.collect()
     }
@@ -166,6 +169,8 @@ mod tests {
             assert_eq!(missing(&rules), 1, "{:?}", all[at]);
             rules.insert(at, RoutingRule { protocol: 2, ..all[at].clone() });
             assert_eq!(missing(&rules), 1, "another program's {:?}", all[at]);
+            rules[at] = RoutingRule { rest: "ipproto 6 dport 1 blackhole".to_owned(), ..all[at].clone() };
+            assert_eq!(missing(&rules), 1, "for other ports: {:?}", all[at]);
         }
     }
 }
