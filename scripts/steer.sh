@@ -129,16 +129,27 @@ attempt() { # WHAT COMMAND...
 mistyped() {
     if [ -z "$kept" ] || [ ! -f "$kept" ]; then return 1; fi
     missing=$(new_names | head -n 1)
-    lost=$(interfaces_of "$kept" | while IFS= read -r name; do
-        if is_interface "$name" && ! names "$scratch" "$name"; then printf '%s\n' "$name"; fi
+    lost=$(dropped_names | while IFS= read -r name; do
+        if is_interface "$name"; then printf '%s\n' "$name"; fi
     done | head -n 1)
     if [ -z "$missing" ] || [ -z "$lost" ]; then return 1; fi
     why="$config: no interface is called $missing, and traffic is intercepted on $lost, which it no longer names: correct [steering] interfaces"
 }
-# Interfaces and patterns of the new script that match nothing, and that the kept one does not name.
+# Interfaces of the new script that are nowhere, and that the kept one does not name. Those of a pattern may come later, where
+# another name or pattern of the script is there.
 new_names() {
+    some=$(interfaces_of "$scratch" | while IFS= read -r name; do
+        if is_interface "$name"; then printf '%s\n' "$name"; fi
+    done | head -n 1)
     interfaces_of "$scratch" | while IFS= read -r name; do
+        case $name in *'*') [ -z "$some" ] || continue ;; esac
         if ! is_interface "$name" && ! names "$kept" "$name"; then printf '%s\n' "$name"; fi
+    done
+}
+# Interfaces and patterns of the kept script that the new one does not name.
+dropped_names() {
+    interfaces_of "$kept" | while IFS= read -r name; do
+        if ! names "$scratch" "$name"; then printf '%s\n' "$name"; fi
     done
 }
 interfaces_of() { sed -n 's/^interfaces_exist //p' "$1" | tr -d "'" | tr ' ' '\n'; } # FILE
@@ -157,11 +168,19 @@ run_script() { # FILE
     fi
     if [ -n "$said" ]; then printf '%s\n' "$said" | tell 4; fi
 }
-# Replaces the kept rules atomically, and durably over a power failure. Early in a boot interfaces may not be there yet, so that
-# a mistyped one cannot be told: such rules do not become the last good ones.
+# Replaces the kept rules atomically, and durably over a power failure. Early in a boot neither an interface nor the one in its
+# place may be there, so that a mistyped name cannot be told: such rules do not become the last good ones.
 keep() {
     if [ -z "$kept" ]; then return 0; fi
-    if [ -f "$kept" ] && [ -n "$(new_names)" ]; then return 0; fi
+    if [ -f "$kept" ]; then
+        missing=$(new_names | head -n 1)
+        dropped=$(dropped_names | head -n 1)
+        if [ -n "$missing" ] && [ -n "$dropped" ]; then
+            printf 'steer.sh: these rules are not kept as the last good ones: no interface is called %s, which takes the place of %s. Once there is one: systemctl restart egret-steering\n' \
+                "$missing" "$dropped" | tell 4
+            return 0
+        fi
+    fi
     if ! { mkdir -p "${kept%/*}" && chmod 700 "${kept%/*}" && cp "$scratch" "$kept.new" && sync "$kept.new" &&
         mv "$kept.new" "$kept"; }; then
         printf 'steer.sh: the rules could not be kept in %s as a fallback for a broken configuration\n' "${kept%/*}" | tell 3

@@ -337,6 +337,8 @@ fn failed_steer_script_leaves_nothing_open() {
         "steering print --config "*"/typo.toml --format iptables") sed "s/\bc0\b/c00/g" "$dir/iptables.sh" ;;
         "steering print --config "*"/typo.toml --format nftables") sed "s/\bc0\b/c00/g" "$dir/nftables.sh" ;;
         "steering print --config "*"/pattern.toml --format iptables") sed "s/\bc0\b/x+/g; /^interfaces_exist/s/x+/x*/; s/iif x+/iif x*/" "$dir/iptables.sh" ;;
+        "steering print --config "*"/wider.toml --format iptables") sed "s/^interfaces_exist .*/& 'veth*'/" "$dir/iptables.sh" ;;
+        "steering print --config "*"/moved.toml --format iptables") sed "s/\bc0\b/c1/g; s/^interfaces_exist .*/& 'veth*'/" "$dir/iptables.sh" ;;
         "steering print --down") cat "$dir/down.sh" ;;
         "steering status --config "*"/good.toml") exit 1 ;;
         *) echo "ip link add must-not-run type dummy"; exit 2 ;;
@@ -390,12 +392,20 @@ fn failed_steer_script_leaves_nothing_open() {
         nft list table inet egret | grep 'iifname .c0. jump' > /dev/null
         # Where neither is there yet, the files count, and the kept rules stay.
         ip link set c0 down; ip link set c0 name c9
-        {steer} up --config /typo.toml --format nftables --keep $dir/kept
+        {steer} up --config /typo.toml --format nftables --keep $dir/kept 2>$dir/said
+        grep -q 'not kept as the last good ones: no interface is called c00, which takes the place of c0' $dir/said
         nft list table inet egret | grep 'iifname .c00. jump' > /dev/null
         if grep -q c00 $dir/kept/steering.sh; then exit 1; fi
         ip link set c9 name c0
         if {steer} up --config /typo.toml --format nftables --keep $dir/kept; then exit 1; fi
         nft list table inet egret | grep 'iifname .c0. jump' > /dev/null
+        # A pattern beside an interface that is there is for interfaces that come later.
+        {steer} up --config /wider.toml --keep $dir/kept 2>$dir/said
+        if grep -q 'not kept' $dir/said; then exit 1; fi
+        grep -qF 'veth*' $dir/kept/steering.sh
+        {steer} up --config /good.toml --keep $dir/kept
+        {steer} up --config /moved.toml --keep $dir/kept
+        grep -q '^interfaces_exist .*c1.*veth' $dir/kept/steering.sh
         {steer} up --config /typo.toml
         {steer} up --config /good.toml
         if {steer} up --format ebtables 2>/dev/null; then exit 1; fi
