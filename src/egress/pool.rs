@@ -18,6 +18,7 @@ use super::{PoolSpec, ShareSpec, SourceSelection};
 use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use ipnet::IpNet;
 pub use pools::Pools;
+use rand::RngExt;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
@@ -25,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// Maximum number of further searches for a free port when the counts say that there is one.
 const LOOKS: usize = 16;
+/// Addresses whose due ports are freed for a refused flow. [`Ledger::sweep`] soon frees those of the others.
+const SEARCHED: usize = 32;
 
 /// A named set of source addresses with a port range.
 #[derive(Debug)]
@@ -181,7 +184,8 @@ impl Pool {
         sources.book(SourceAddr::new(source)).is_some() || sources.wide().any(|net| net.contains(&source))
     }
 
-    /// Claims a port for a tenant. If refused, frees the held ports that are due and tries once more.
+    /// Claims a port for a tenant. If refused, frees the held ports that are due and tries once more: in a large pool those of
+    /// some addresses at random, so that the flows of a tenant at its ceiling cost others little.
     fn claim(
         &self,
         share: &Share,
@@ -196,7 +200,9 @@ impl Pool {
         }
         self.settled.get_or_init(|| self.settle());
         let claimed = share.claim(to, family).or_else(|_| {
-            for n in 0..sources.count() {
+            let count = sources.count();
+            let from = if count > SEARCHED { rand::rng().random_range(0..count) } else { 0 };
+            for n in (from..count).chain(0..from).take(SEARCHED) {
                 match sources.candidate(client, n) {
                     AddressCandidate::Listed(book) => book.release_due(now),
                     AddressCandidate::Derived(address) => {

@@ -47,6 +47,28 @@ fn ip(lease: &Lease) -> IpAddr {
 const SERVER: &str = "192.0.2.1:443";
 
 #[test]
+fn refused_flow_searches_few_addresses() {
+    const ADDRESSES: u32 = 128;
+    let now = crate::clock::now();
+    let share = ShareSpec { tenant: "a".into(), floor: 0, ceiling: Some(ADDRESSES) };
+    let one_port = spec(&["203.0.113.0/25"], (2000, 2000), SourceSelection::LeastUsed);
+    let spec = PoolSpec { shares: vec![share], ..one_port };
+    let pools = Pools::new(&[spec], &[], &Arc::new(Ledger::new()));
+    let (pool, to) = (acme(&pools), dial(SERVER));
+    let share = pool.share(&"a".into());
+    let lease = |now| pool.lease(client(1), to, &share, now);
+    let rest = Duration::from_secs(1);
+    for mut held in (0..ADDRESSES).map(|_| lease(now).unwrap()).collect::<Vec<_>>() {
+        held.set_hold(PortHold::For(rest));
+        held.give_back(now);
+    }
+    assert_eq!(lease(now).map(drop), Err(LeaseError::Ceiling));
+    let _lease = lease(now + rest).unwrap();
+    let busy: usize = pool.v4.listed().map(|book| usize::from(book.in_use(to.into()))).sum();
+    assert_eq!(busy, ADDRESSES as usize - SEARCHED + 1);
+}
+
+#[test]
 fn client_spills_from_full_address() {
     let now = crate::clock::now();
     let pools = pools(&["203.0.113.16/30"], (2000, 2007), SourceSelection::Paired);
