@@ -10,7 +10,7 @@ use crate::sys::refusals::{RefusalScope, Refusals, RefusedClients};
 use crate::sys::routing::{self, IpFamily, RouteDecision};
 use ipnet::IpNet;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -28,6 +28,11 @@ enum FamilyReachability {
 /// A client network, and the pool that its flows leave from.
 pub(super) type ClientPool = (IpNet, Arc<str>);
 
+/// A pool and a family of its clients.
+type PoolFamily = (Arc<str>, IpFamily);
+
+type FamilyStates = BTreeMap<PoolFamily, FamilyReachability>;
+
 /// The packets that may be refused, and the clients of IPv4 and IPv6 whose packets are.
 type ScopedRefusals = (RefusalScope, [RefusedClients; 2]);
 
@@ -36,12 +41,14 @@ pub(super) struct FamilyRefusals {
     refusals: Option<Refusals>,
     scope: RefusalScope,
     clients: Vec<ClientPool>,
+    /// The families of each pool's clients. No other is missed.
+    used: BTreeSet<PoolFamily>,
     /// The gateway listens for IPv6 connections.
     takes_ipv6: bool,
     /// The refusals in the kernel; `None` before the first; after a failure, what was there before.
     in_kernel: Option<ScopedRefusals>,
-    /// The states that were last logged, by pool.
-    logged: BTreeMap<Arc<str>, [FamilyReachability; 2]>,
+    /// The states that were last logged.
+    logged: FamilyStates,
     /// Failures to put refusals in the kernel.
     unsupported: FailureNotice,
     /// Connections refused since the start, as last read.
@@ -53,6 +60,7 @@ impl FamilyRefusals {
         Self {
             refusals: None,
             scope,
+            used: used(&clients),
             clients,
             takes_ipv6,
             in_kernel: None,
@@ -64,6 +72,7 @@ impl FamilyRefusals {
 
     /// Replaces scope and clients after a reload.
     pub(super) fn expect(&mut self, scope: RefusalScope, clients: Vec<ClientPool>) {
+        self.used = used(&clients);
         (self.scope, self.clients) = (scope, clients);
     }
 
@@ -82,21 +91,11 @@ impl FamilyRefusals {
         }
         // What the kernel could not take is tried again at the next look, and told then.
         if self.in_kernel.as_ref() == Some(&wanted) {
-            for (pool, states) in &mut states {
-                self.spare_unused(pool, states);
+            let states = of_used(&self.used, &states);
+            for ((pool, family), state) in changes(&self.logged, &states) {
+                log(pool, *family, state);
             }
-            self.log_changes(&states);
             self.logged = states;
-        }
-    }
-
-    /// A family that no client of the pool has is not missed.
-    fn spare_unused(&self, pool: &str, states: &mut [FamilyReachability; 2]) {
-        for (state, v4) in states.iter_mut().zip([true, false]) {
-            let is_clients = |(client, name): &ClientPool| &**name == pool && client.addr().is_ipv4() == v4;
-            if !self.clients.iter().any(is_clients) {
-                *state = FamilyReachability::Yes;
-            }
         }
     }
 
@@ -132,29 +131,48 @@ impl FamilyRefusals {
         }
         self.refusals.as_mut().map_or(Ok(()), |refusals| refusals.put(scope, [v4, v6]))
     }
+}
 
-    fn log_changes(&self, states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>) {
-        for (pool, now) in states {
-            let before = self.logged.get(pool).copied().unwrap_or([FamilyReachability::Yes; 2]);
-            for (index, family) in ["IPv4", "IPv6"].into_iter().enumerate() {
-                match (before[index], now[index]) {
-                    (before, now) if before == now => {}
-                    (_, FamilyReachability::Yes) => {
-                        tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted");
-                    }
-                    (_, FamilyReachability::Unrouted) => tracing::warn!(
-                        %pool,
-                        "there is no {family} default route out of this machine: {family} connections are refused at once, so that clients \
-                         fall back to the other family; add a default route"
-                    ),
-                    (_, FamilyReachability::No) => tracing::warn!(
-                        %pool,
-                        "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {family} \
-                         connections are refused at once, so that clients fall back to the other family"
-                    ),
-                }
-            }
+/// The families of each pool's clients.
+fn used(clients: &[ClientPool]) -> BTreeSet<PoolFamily> {
+    let family = |client: &IpNet| if client.addr().is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
+    clients.iter().map(|(client, pool)| (Arc::clone(pool), family(client))).collect()
+}
+
+/// The states of these families.
+fn of_used(
+    used: &BTreeSet<PoolFamily>,
+    states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>,
+) -> FamilyStates {
+    let state = |(pool, family): &PoolFamily| Some(states.get(pool)?[usize::from(*family == IpFamily::V6)]);
+    used.iter().filter_map(|key| Some((key.clone(), state(key)?))).collect()
+}
+
+/// The families with another state than before. One that had none could leave.
+fn changes<'a>(
+    before: &FamilyStates,
+    now: &'a FamilyStates,
+) -> impl Iterator<Item = (&'a PoolFamily, FamilyReachability)> {
+    let before = |key| before.get(key).copied().unwrap_or(FamilyReachability::Yes);
+    now.iter().filter(move |(key, state)| before(key) != **state).map(|(key, state)| (key, *state))
+}
+
+fn log(pool: &str, family: IpFamily, state: FamilyReachability) {
+    let family = family.as_str();
+    match state {
+        FamilyReachability::Yes => {
+            tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted");
         }
+        FamilyReachability::Unrouted => tracing::warn!(
+            %pool,
+            "there is no {family} default route out of this machine: {family} connections are refused at once, so that clients fall \
+             back to the other family; add a default route"
+        ),
+        FamilyReachability::No => tracing::warn!(
+            %pool,
+            "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {family} connections are \
+             refused at once, so that clients fall back to the other family"
+        ),
     }
 }
 
@@ -270,16 +288,23 @@ mod tests {
     }
 
     #[test]
-    fn family_without_clients_is_not_missed() {
-        let scope = RefusalScope { interfaces: Vec::new(), ports: None };
-        let clients = [("10.0.1.0/24", "old"), ("10.0.2.0/24", "both"), ("fd00::/8", "both")];
-        let clients = clients.map(|(network, pool)| (network.parse().unwrap(), Arc::from(pool)));
-        let refusals = FamilyRefusals::new(scope, clients.into(), true);
-        for (pool, told) in [("old", FamilyReachability::Yes), ("both", FamilyReachability::No)] {
-            let mut states = [FamilyReachability::Unrouted, FamilyReachability::No];
-            refusals.spare_unused(pool, &mut states);
-            assert_eq!(states, [FamilyReachability::Unrouted, told], "{pool}");
-        }
+    fn family_without_clients_is_not_told() {
+        let clients = |all: &[(&str, &str)]| -> Vec<ClientPool> {
+            all.iter().map(|(network, pool)| (network.parse().unwrap(), Arc::from(*pool))).collect()
+        };
+        let states =
+            ["old", "both"].map(|pool| (Arc::from(pool), [FamilyReachability::Yes, FamilyReachability::No]));
+        let of = |all: &[(&str, &str)]| of_used(&used(&clients(all)), &states.iter().cloned().collect());
+        let told = |before: &FamilyStates, now: &FamilyStates| -> Vec<_> {
+            changes(before, now).map(|((pool, family), state)| (pool.to_string(), *family, state)).collect()
+        };
+        let dual = of(&[("10.0.1.0/24", "old"), ("10.0.2.0/24", "both"), ("fd00::/8", "both")]);
+        let refused = ("both".to_owned(), IpFamily::V6, FamilyReachability::No);
+        assert_eq!(told(&FamilyStates::new(), &dual), std::slice::from_ref(&refused));
+        // A reload takes the last IPv6 clients away, and another brings some again.
+        let single = of(&[("10.0.1.0/24", "old"), ("10.0.2.0/24", "both")]);
+        assert_eq!(told(&dual, &single), []);
+        assert_eq!(told(&single, &dual), [refused]);
     }
 
     #[test]
