@@ -69,6 +69,7 @@ impl RepairRequests {
             return false;
         }
         let Some(request) = &self.request else { return false };
+        self.next_for_new = Some(now + FIRST_PAUSE);
         let pause = FIRST_PAUSE.saturating_mul(1 << self.asked.min(10)).min(LONGEST_PAUSE);
         self.next = Some(now + pause);
         if self.asked > 0 && fs::symlink_metadata(request).is_ok() {
@@ -91,7 +92,7 @@ impl RepairRequests {
     }
 
     /// Makes a request for new interfaces, while everything else is in place. They come as others make them, so such requests
-    /// do not count for the back-off, and are four seconds apart.
+    /// do not count for the back-off. They come four seconds after any request: a repair renews these rules too.
     pub(crate) fn ask_for_new(&mut self, now: Instant) {
         self.intact_since.get_or_insert(now);
         self.note_stable(now);
@@ -219,6 +220,39 @@ mod tests {
         assert!(repairs.ask(at(20)), "a loss is repaired at once");
         fs::remove_file(&file).unwrap();
         assert!(repairs.ask(at(24)), "and the pause after it is the first");
+    }
+
+    #[test]
+    fn requests_stay_below_the_units_limit() {
+        let unit = include_str!("../../../deploy/egret-steering-heal.service");
+        let number = |option: &str| {
+            let line = unit.lines().find_map(|line| line.strip_prefix(option)).unwrap();
+            line.parse::<usize>().unwrap()
+        };
+        let (interval, burst) = (number("StartLimitIntervalSec="), number("StartLimitBurst="));
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("request");
+        let mut repairs = RepairRequests::new(Some(file.clone()));
+        let start = clock::now();
+        // Each is carried out at once; there are always new interfaces, and rules are lost again as soon as pauses are short.
+        let mut asked = Vec::new();
+        for second in 0..600 {
+            let now = start + Duration::from_secs(second);
+            if repairs.pause(now) == Some(Duration::ZERO) {
+                repairs.ask(now);
+            } else {
+                repairs.ask_for_new(now);
+            }
+            if fs::remove_file(&file).is_ok() {
+                asked.push(second);
+            }
+        }
+        let most = asked
+            .iter()
+            .map(|from| asked.iter().filter(|at| (*from..*from + interval as u64).contains(at)).count());
+        let most = most.max().unwrap();
+        // Half of it is left to an operator who reloads, which asks at once.
+        assert!(most > 15 && most * 2 <= burst, "{most} in {interval} s, and {burst} permitted");
     }
 
     #[test]

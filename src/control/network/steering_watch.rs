@@ -133,19 +133,11 @@ impl SteeringWatch {
                 self.blind = None;
                 let before = std::mem::replace(&mut self.look, look);
                 self.look_for_outdated();
-                self.log_change(&before.lost, now);
-                self.log_overtaking(&before.latent);
                 self.begin_renewal(now);
-                if self.can_be_repaired() {
-                    let asks = self.renewing.is_none() && self.repairs.ask(now);
-                    self.requests += u64::from(asks);
-                } else if self.renewing.is_none() {
-                    if self.has_newcomers() {
-                        self.repairs.ask_for_new(now);
-                    } else {
-                        self.repairs.note_intact(now);
-                    }
-                }
+                let asked = self.request(now);
+                self.requests += u64::from(asked);
+                self.log_change(&before.lost, asked, now);
+                self.log_overtaking(&before.latent);
                 let lost = &self.look.lost;
                 let why = |remedy: Remedy| {
                     format!("steering is not in place: {}\nfix: {}", list(lost), remedy.as_str())
@@ -184,11 +176,32 @@ impl SteeringWatch {
         Some(if renews { Remedy::RestartBoth } else { first })
     }
 
-    /// When a repair is requested, for the log; empty if none is.
-    fn next_repair(&self, now: Instant) -> String {
+    /// Requests what the last look calls for. True if that is a repair.
+    fn request(&mut self, now: Instant) -> bool {
+        if self.renewing.is_some() {
+            return false;
+        }
+        if self.can_be_repaired() {
+            return self.repairs.ask(now);
+        }
+        if self.has_newcomers() {
+            self.repairs.ask_for_new(now);
+        } else {
+            self.repairs.note_intact(now);
+        }
+        false
+    }
+
+    /// When a repair is requested, for the log; empty if none is. `asked`: one was requested just now.
+    fn next_repair(&self, asked: bool, now: Instant) -> String {
+        if asked {
+            return "a repair is requested; ".to_owned();
+        }
+        if self.renewing.is_some() {
+            return "a renewal is requested; ".to_owned();
+        }
         match self.repairs.pause(now).filter(|_| self.can_be_repaired()) {
             None => String::new(),
-            Some(Duration::ZERO) => "a repair is requested; ".to_owned(),
             Some(pause) => format!("the next repair is requested in {} s; ", seconds(pause)),
         }
     }
@@ -244,7 +257,7 @@ impl SteeringWatch {
         }
     }
 
-    fn log_change(&self, before: &[Lost], now: Instant) {
+    fn log_change(&self, before: &[Lost], asked: bool, now: Instant) {
         let lost = &self.look.lost;
         if *lost == before {
             return;
@@ -255,7 +268,7 @@ impl SteeringWatch {
                 "steering is not in place: {}; new connections hang, and can leave uninspected only if this machine \
                  forwards and port_rules are lost with the packet rules; {}fix: {}",
                 list(lost),
-                self.next_repair(now),
+                self.next_repair(asked, now),
                 remedy.as_str()
             ),
         }
@@ -277,15 +290,50 @@ mod tests {
     use crate::config;
     use std::sync::mpsc;
 
-    #[test]
-    fn waiting_reload_is_answered_without_a_look() {
+    fn watch(settings: &str) -> SteeringWatch {
         let folder = tempfile::tempdir().unwrap();
         let main = folder.path().join("egret.toml");
-        let text = "[steering]\ninterfaces = [\"ens6\"]\nwatch = false\n\
-                    [[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n";
+        let text = format!(
+            "[steering]\ninterfaces = [\"ens6\"]\n{settings}\n\
+             [[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n"
+        );
         std::fs::write(&main, text).unwrap();
         let expected = ExpectedNetwork::of(&config::load(&main).unwrap().config, 15001);
-        let mut watch = SteeringWatch::new(expected, Readiness::new());
+        SteeringWatch::new(expected, Readiness::new())
+    }
+
+    fn lost() -> SteeringLook {
+        let lost = Lost { part: Part::PacketRules, what: "gone".to_owned(), remedy: Remedy::Renew };
+        SteeringLook { lost: vec![lost], ..SteeringLook::default() }
+    }
+
+    #[test]
+    fn log_tells_only_requests_that_were_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let request = folder.path().join("request");
+        let said = |watch: &mut SteeringWatch, now| {
+            let asked = watch.request(now);
+            watch.next_repair(asked, now)
+        };
+        let (mut watch, now) = (watch(""), crate::clock::now());
+        watch.look = lost();
+        watch.repairs = RepairRequests::new(Some(request.clone()));
+        assert_eq!(said(&mut watch, now), "a repair is requested; ");
+        let later = now + Duration::from_secs(4);
+        assert_eq!(said(&mut watch, later), "the next repair is requested in 8 s; ", "nobody has taken it");
+        watch.repairs = RepairRequests::new(Some(folder.path().join("no/such/folder")));
+        assert_eq!(said(&mut watch, now), "the next repair is requested in 4 s; ");
+        watch.repairs = RepairRequests::new(None);
+        assert_eq!(said(&mut watch, now), "");
+        watch.repairs = RepairRequests::new(Some(request));
+        let (reply, _answer) = mpsc::sync_channel(1);
+        watch.renewing = Some(PendingRenewal { reply, deadline: now, rules: BTreeSet::new(), lost: true });
+        assert_eq!(said(&mut watch, now), "a renewal is requested; ");
+    }
+
+    #[test]
+    fn waiting_reload_is_answered_without_a_look() {
+        let mut watch = watch("watch = false");
         let (reply, answer) = mpsc::sync_channel(1);
         let deadline = crate::clock::now();
         watch.renewing = Some(PendingRenewal { reply, deadline, rules: BTreeSet::new(), lost: true });
