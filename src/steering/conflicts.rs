@@ -196,7 +196,7 @@ fn own_addresses(pool: IpNet, params: &SteeringParams, machine: &MachineNetwork)
                 why: "servers' answers may not reach it",
                 fix,
             });
-        } else if machine.uplinks.contains(name) && is_first(link, address) {
+        } else if machine.uplinks[usize::from(address.is_ipv6())].contains(name) && is_first(link, address) {
             let leaves = format!(
                 "pool addresses {pool} include {address}, which this machine's own connections leave from"
             );

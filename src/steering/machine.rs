@@ -11,8 +11,8 @@ pub struct MachineNetwork {
     /// Empty if `ip` failed.
     pub(super) links: Vec<LinkEntry>,
     pub(super) next_hops: BTreeSet<IpAddr>,
-    /// The interfaces of default routes, by which the machine's own connections leave.
-    pub(super) uplinks: BTreeSet<String>,
+    /// The interfaces of default routes of IPv4 and IPv6, by which the machine's own connections leave.
+    pub(super) uplinks: [BTreeSet<String>; 2],
     /// Networks that routes lead to, other than by default, and their interfaces.
     pub(super) routes: Vec<(IpNet, String)>,
     pub(super) neighbours: Vec<(IpAddr, String)>,
@@ -126,7 +126,9 @@ impl MachineNetwork {
     /// Parses them; `resolvers` are those of the configuration.
     pub fn read(told: &MachineOutput, resolvers: impl IntoIterator<Item = IpAddr>) -> Self {
         let mut machine = Self { links: list(&told.addresses), ..Self::default() };
-        for route in told.routes.iter().flat_map(|routes| list::<RouteEntry>(routes)) {
+        let routes = told.routes.iter().map(|routes| list::<RouteEntry>(routes)).enumerate();
+        for (family, route) in routes.flat_map(|(family, all)| all.into_iter().map(move |one| (family, one)))
+        {
             if matches!(&*route.kind, "" | "unicast") && !matches!(&*route.dev, "" | "lo") {
                 let network =
                     route.dst.parse().ok().or_else(|| Some(route.dst.parse::<IpAddr>().ok()?.into()));
@@ -135,12 +137,12 @@ impl MachineNetwork {
             let host = |via: Option<Via>| via.and_then(|via| via.host);
             machine.next_hops.extend(route.gateway.or(host(route.via)));
             if route.dst == "default" && !route.dev.is_empty() && route.dev != "lo" {
-                machine.uplinks.insert(route.dev);
+                machine.uplinks[family].insert(route.dev);
             }
             for hop in route.nexthops {
                 machine.next_hops.extend(hop.gateway.or(host(hop.via)));
                 if route.dst == "default" {
-                    machine.uplinks.insert(hop.dev);
+                    machine.uplinks[family].insert(hop.dev);
                 }
             }
         }

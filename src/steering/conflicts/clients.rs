@@ -20,7 +20,8 @@ pub(super) fn filtered(params: &SteeringParams, machine: &MachineNetwork) -> Vec
     let of_source = |source: &IpNet| {
         let mut names = interfaces_to(*source, machine);
         if names.is_empty() {
-            names.extend(machine.uplinks.iter().map(String::as_str));
+            let [uplinks, _] = &machine.uplinks;
+            names.extend(uplinks.iter().map(String::as_str));
         }
         if names.is_empty() || names.iter().any(|name| steered.contains(name)) {
             return None;

@@ -157,6 +157,23 @@ fn clients_that_rp_filter_drops_are_reported() {
 }
 
 #[test]
+fn ipv6_routes_tell_nothing_of_ipv4_clients() {
+    let [default, _] = machine().uplinks;
+    for (v4, v6, told) in [
+        (default.clone(), default.clone(), true),
+        (default.clone(), BTreeSet::from(["ens6".to_owned()]), true),
+        (BTreeSet::new(), default, false),
+    ] {
+        let source = "172.16.0.0/24".parse().unwrap();
+        let params = SteeringParams { sources: vec![source], ..params() };
+        let strict_interfaces = ["ens6", "veth7"].map(str::to_owned).into();
+        let machine = MachineNetwork { strict_interfaces, uplinks: [v4, v6], ..machine() };
+        let found = clients::filtered(&params, &machine);
+        assert_eq!(found.len(), usize::from(told), "{:?}: {found:?}", machine.uplinks);
+    }
+}
+
+#[test]
 fn missing_interfaces_are_named() {
     let told = |names: &[&str], machine: &MachineNetwork| -> Vec<String> {
         let interfaces = names.iter().map(|name| Interface::parse(name).unwrap()).collect();
