@@ -108,7 +108,11 @@ impl ControlPlane {
                 let source = SourceAddr::new(row.source.addr());
                 let used = self.handles.ledger.pair(source, DialAddr::tcp(to), now);
                 let unused = PairUse { capacity: row.capacity, live: 0, held: 0 };
-                hot.push(self.cool_row(pool, source, to, used.unwrap_or(unused)));
+                let used = used.unwrap_or(unused);
+                // The free ports of an address out of use are no use to anybody.
+                if row.state == SourceState::Available || used.in_use() > 0 {
+                    hot.push(self.cool_row(pool, source, to, used));
+                }
             }
         }
         Ok(admin::report(&query, sources, hot, &self.handles.gateway.table))
