@@ -25,14 +25,13 @@ crate::trials! {
 }
 
 const BRIEF: Duration = Duration::from_millis(300);
-const BOTH: [Rules; 2] = Rules::BOTH;
 
 /// A local route wider than the pools, and a tenant with every address as a source.
 fn flow_from_the_gateway_itself_is_refused(family: Family) {
     let everybody = "[[tenant]]\nname = \"everybody\"\nsources = [\"0.0.0.0/0\", \"::/0\"]\npool = \"alpha\"\n\
                      [[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\ninspect = \"none\"\n";
     let config = Config { more: everybody.into(), ..Config::default() };
-    for rules in BOTH {
+    for rules in Rules::BOTH {
         let lab = Lab::new();
         lab.gateway.ip("route add local 203.0.113.0/24 dev lo\nroute add local 2001:db8:100::/64 dev lo\n");
         let gateway = lab.start_steered_gateway(&config, rules);
@@ -52,7 +51,7 @@ fn flow_from_the_gateway_itself_is_refused(family: Family) {
 fn status_names_exemptions(family: Family) {
     let (from, to) = (Tenant::Alpha.client(family), Host::Web.ip(family));
     let (tool, protocol) = if family == Family::V4 { ("iptables", "ip") } else { ("ip6tables", "ip6") };
-    for rules in BOTH {
+    for rules in Rules::BOTH {
         let lab = Lab::new();
         lab.gateway.set_forwarding(true);
         let files = Files::new(&Config::default());
@@ -92,7 +91,7 @@ fn pools_with_foreign_addresses_are_refused() {
         ("[\"2001:db8:51::/64\"]", ["the next hop of a route: 2001:db8:51::a", "2001:db8:51::/64 on s0"]),
     ] {
         let files = Files::new(&Config { alpha_addresses: addresses.into(), ..Config::default() });
-        for rules in BOTH {
+        for rules in Rules::BOTH {
             let up = lab.steer("up", &files.config(), rules);
             let said = text(&up);
             assert!(!up.status.success() && words.iter().all(|word| said.contains(word)), "{said}");
@@ -164,7 +163,7 @@ fn table_or_mark_in_use_changes_nothing() {
                 .shell("nft -s list ruleset; for f in -4 -6; do ip $f rule; ip $f route show table all; done")
         };
         let before = traces();
-        for rules in BOTH {
+        for rules in Rules::BOTH {
             let up = lab.steer("up", &files.config(), rules);
             let said = text(&up);
             assert!(!up.status.success() && words.iter().all(|word| said.contains(word)), "{taken}: {said}");
@@ -209,7 +208,7 @@ fn rules_of_other_backend_are_replaced() {
         "{}",
         text(&status)
     );
-    for rules in BOTH {
+    for rules in Rules::BOTH {
         lab.must_steer("up", &files.config(), rules);
         lab.must_steer("status", &files.config(), rules);
         assert_eq!(chains(), if rules == Rules::Iptables { once } else { 0 });
@@ -238,7 +237,7 @@ fn mark_rule_precedes_rules_of_others() {
 }
 
 fn unintercepted_packets_are_counted() {
-    for rules in BOTH {
+    for rules in Rules::BOTH {
         let lab = Lab::new();
         let files = Files::new(&Config { steering_ports: "[80, 443]".into(), ..Config::default() });
         let config = files.config();

@@ -21,11 +21,10 @@ crate::trials! {
 }
 
 const BRIEF: Duration = Duration::from_millis(300);
-const BOTH: [Rules; 2] = Rules::BOTH;
 
 /// With forwarding on, only the tenants' sources in the rules are left to steer by.
 fn misnamed_interface_lets_no_tenant_pass(family: Family) {
-    for (rules, name) in BOTH.into_iter().flat_map(|rules| [(rules, "c9"), (rules, "d*")]) {
+    for (rules, name) in Rules::BOTH.into_iter().flat_map(|rules| [(rules, "c9"), (rules, "d*")]) {
         let lab = Lab::new();
         lab.gateway.set_forwarding(true);
         let interfaces = format!("[\"{name}\"]");
@@ -87,7 +86,7 @@ fn later_interfaces_are_steered_by_pattern(family: Family) {
 
 /// With br_netfilter, as Docker sets it, no connection succeeds, and steering reports why.
 fn bridge_is_steered_without_br_netfilter(family: Family) {
-    for rules in BOTH {
+    for rules in Rules::BOTH {
         let lab = Lab::new();
         let client = Namespace::new();
         lab.gateway.join("p0", &client);

@@ -32,8 +32,10 @@ crate::trials! {
         disabled_watch_reports_nothing,
         reload_to_missing_interface_is_refused,
         rules_of_mistyped_interface_are_told,
-        reload_without_helper_names_the_command,
-        failed_renewal_is_repeated
+        failed_renewal_is_repeated,
+        rules_of_former_interface_are_renewed,
+        rules_ahead_may_stay_where_harmless,
+        reload_without_helper_names_the_command
 }
 
 fn config(lab: &Lab) -> Config {
@@ -113,6 +115,11 @@ fn lost_iptables_rules_are_repaired() {
             ("iptables -w -t mangle -F EGRET_STEER", "packet_rules", "EGRET_STEER has 0 rules"),
             ("ip6tables -w -t mangle -F PREROUTING", "packet_rules", "IPv6 table mangle: PREROUTING"),
             ("iptables -w -I FORWARD -j ACCEPT", "packet_rules", "FORWARD does not begin with a jump"),
+            (
+                "iptables -w -t mangle -I POSTROUTING -j ACCEPT",
+                "packet_rules",
+                "POSTROUTING does not begin with a jump",
+            ),
             ("iptables -w -I INPUT -i c0 -j DROP", "packet_rules", "INPUT does not begin with a jump"),
             (
                 "ip6tables -w -I INPUT -p tcp --dport 7000 -j DROP",
@@ -561,6 +568,65 @@ fn rules_of_mistyped_interface_are_told() {
         });
         let server = Server::raw(&lab, Family::V4, 7000);
         Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    }
+}
+
+/// A change of interfaces that both exist takes no other files, but steering put in place anew.
+fn rules_of_former_interface_are_renewed() {
+    for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
+        let lab = Lab::new();
+        lab.gateway.shell("ip link add c1 type veth peer name c2; ip link set c1 up");
+        let off = |interfaces: &str| Config {
+            steering: "repair = \"off\"".into(),
+            interfaces: interfaces.into(),
+            gateway: grown(&lab).gateway,
+            ..Config::default()
+        };
+        let gateway = lab.start_steered_gateway(&off("[\"c0\"]"), rules);
+        gateway.write(&off("[\"c1\"]").render(&gateway.flow_log()));
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains("restart egret-steering"), "{rules:?}: {said}");
+        let said = complaint(&gateway);
+        assert!(said.contains("for interface c0"), "{rules:?}: {said}");
+        for told in [said, gateway.stderr()] {
+            assert!(
+                told.contains("fix: `systemctl restart egret-steering")
+                    && !told.contains("correct [steering]"),
+                "{rules:?}: {told}"
+            );
+        }
+        lab.must_steer("up", &gateway.config(), rules);
+        wait_until_well(&gateway);
+    }
+}
+
+/// Rules as libvirt, Neutron and NodeLocal DNSCache insert them, before ours.
+fn rules_ahead_may_stay_where_harmless() {
+    for (rules, tool) in [(Rules::Iptables, "iptables"), (Rules::Legacy, "iptables-legacy")] {
+        let lab = Lab::new();
+        let off = Config { steering: "repair = \"off\"".into(), ..Config::default() };
+        let gateway = lab.start_steered_gateway(&off, rules);
+        let path = gateway.config();
+        let run = |line: &str| lab.gateway.shell(&format!("{tool} -w {line}"));
+        run("-t mangle -N LIBVIRT_PRT");
+        run("-t mangle -A LIBVIRT_PRT -o virbr0 -p udp --dport 68 -j CHECKSUM --checksum-fill");
+        run("-t mangle -A LIBVIRT_PRT -m comment --comment counted");
+        run("-t mangle -I POSTROUTING -j LIBVIRT_PRT");
+        run("-t mangle -I POSTROUTING -o tap1 -p udp --dport 68 -j CHECKSUM --checksum-fill");
+        run("-t raw -I OUTPUT -s 169.254.20.10 -p tcp --sport 53 -j CT --notrack");
+        lab.must_steer("status", &path, rules);
+        // Each rule before it has been looked at once this one is told.
+        run("-t mangle -A LIBVIRT_PRT -j ACCEPT");
+        let said = complaint(&gateway);
+        assert!(
+            said.contains("IPv4 table mangle: POSTROUTING does not begin")
+                && said.contains("rule 2 there takes packets first")
+                && !said.contains("OUTPUT"),
+            "{rules:?}: {said}"
+        );
+        assert!(text(&lab.steer("status", &path, rules)).contains("-j LIBVIRT_PRT` may take its packets"));
+        run("-t mangle -D LIBVIRT_PRT -j ACCEPT");
+        wait_until_well(&gateway);
     }
 }
 

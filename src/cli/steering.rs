@@ -100,7 +100,8 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
     let in_use = if observed.nftables.is_some() { FilterFormat::Nftables } else { FilterFormat::Iptables };
     let format = format.unwrap_or(in_use);
     let mut differences = steering::compare(&plan(params, format), &observed);
-    if refused_interfaces(params).is_some() {
+    let absent = steering::are_absent(&params.interfaces, &observed.interfaces);
+    if absent && refused_interfaces(params).is_some() {
         // Rules made from these files would intercept nothing.
         let renewed = differences.iter_mut().filter(|part| part.remedy == Remedy::Renew);
         renewed.for_each(|part| part.remedy = Remedy::CorrectFiles);
@@ -234,18 +235,22 @@ fn machine(params: &SteeringParams) -> MachineNetwork {
 /// Steering leaves out what IPv6 the machine does not have.
 fn with_ipv6(difference: PartDifference, ipv6: Ipv6Routing) -> CheckFinding {
     let part = difference.part;
-    let left_out = if steering::has_ipv6() { part.needs_loopback_ipv6() } else { part.is_of_ipv6() };
     match ipv6 {
-        Ipv6Routing::Unneeded if left_out => {
+        Ipv6Routing::Absent if part.is_of_ipv6() => {
             CheckFinding::ok(part.as_str(), "not needed: this machine has no IPv6")
         }
-        Ipv6Routing::OffOnLoopback if left_out => CheckFinding::fail(
+        Ipv6Routing::Unneeded if part.needs_loopback_ipv6() => {
+            CheckFinding::ok(part.as_str(), "not needed: no steered interface has IPv6")
+        }
+        Ipv6Routing::OffOnLoopback if part.needs_loopback_ipv6() => CheckFinding::fail(
             part.as_str(),
             "IPv6 is off on the loopback interface",
             part.consequence(),
             Remedy::Loopback.as_str(),
         ),
-        Ipv6Routing::Possible | Ipv6Routing::OffOnLoopback | Ipv6Routing::Unneeded => finding(difference),
+        Ipv6Routing::Possible | Ipv6Routing::OffOnLoopback | Ipv6Routing::Unneeded | Ipv6Routing::Absent => {
+            finding(difference)
+        }
     }
 }
 

@@ -1,5 +1,8 @@
 //! Rules of others that stand before Egret's in a built-in chain of iptables: they may stay where they do nothing to
 //! Egret's packets, as many of Docker's, Kubernetes' and Calico's do.
+//!
+//! In nftables no rule stands before Egret's, whose chains are its own: an `accept` in another program's chain ends that chain
+//! alone, and packets go on to Egret's at the same hook. Only a `drop` is final.
 
 use crate::addr::PortRange;
 use crate::interface::Interface;
@@ -35,7 +38,9 @@ fn taken<E>(
     depth: u8,
 ) -> Result<bool, E> {
     // The raw table comes before conntrack, and to its rules every packet is invalid.
-    let known_only = rule.known_only && !(rule.invalid_too && place.table == "raw");
+    // In POSTROUTING Egret's rules are about what conntrack tracks.
+    let in_postrouting = place.builtin == "POSTROUTING";
+    let known_only = rule.known_only && !(rule.invalid_too && place.table == "raw") && !in_postrouting;
     if known_only || rule.comes_by.as_ref().is_some_and(|name| !overlaps(name, place.steered)) {
         return Ok(false);
     }
@@ -46,8 +51,8 @@ fn taken<E>(
     }
     match &rule.effect {
         PacketEffect::None => Ok(false),
-        // Egret's rules there refuse what would be forwarded, and drop it too.
-        PacketEffect::Drop => Ok(place.builtin != "FORWARD"),
+        // Egret's rules elsewhere accept nothing, so that the packet is dropped behind them too.
+        PacketEffect::Drop => Ok(in_input || place.builtin == "PREROUTING"),
         PacketEffect::Return => Ok(depth == 0 && !in_input),
         PacketEffect::Take => Ok(!in_input),
         PacketEffect::Jump(_) if depth == DEPTH => Ok(true),
@@ -98,7 +103,7 @@ pub(super) fn parse(line: &str, is_chain: impl Fn(&str) -> bool) -> Ahead {
     let effect = match target {
         None => PacketEffect::None,
         Some(target) if is_chain(target) => PacketEffect::Jump(target.to_owned()),
-        Some(target) => PacketEffect::of_target(target),
+        Some(target) => PacketEffect::of_target(target, words.contains(&"--notrack")),
     };
     let ports = after("--dport").or_else(|| after("--dports")).unwrap_or_default();
     Ahead {
@@ -202,6 +207,44 @@ mod tests {
             "-A cali-PREROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
         ];
         assert!(!first_takes("PREROUTING", &calico));
+    }
+
+    #[test]
+    fn rules_ahead_in_postrouting_may_only_go_on() {
+        let libvirt = [
+            "-A POSTROUTING -j LIBVIRT_PRT",
+            "-A LIBVIRT_PRT -o virbr0 -p udp -m udp --dport 68 -j CHECKSUM --checksum-fill",
+        ];
+        let neutron = ["-A POSTROUTING -o tap1 -p udp -m udp --dport 68 -j CHECKSUM --checksum-fill"];
+        let returned = ["-A POSTROUTING -j F", "-A F -o eth9 -j RETURN", "-A F -j TOS --set-tos 0x10/0x3f"];
+        let dropped = ["-A POSTROUTING -s 203.0.113.16/32 -j DROP"];
+        for rules in [&libvirt[..], &neutron, &returned, &dropped] {
+            assert!(!first_takes("POSTROUTING", rules), "{rules:?}");
+        }
+        let accepted = ["-A POSTROUTING -j F", "-A F -o eth0 -j ACCEPT"];
+        for rules in [
+            &accepted[..],
+            &["-A POSTROUTING -j ACCEPT"],
+            &["-A POSTROUTING -j RETURN"],
+            &["-A POSTROUTING -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"],
+            &["-A POSTROUTING -j NFQUEUE --queue-num 0"],
+        ] {
+            assert!(first_takes("POSTROUTING", rules), "{rules:?}");
+        }
+    }
+
+    #[test]
+    fn untracking_rules_ahead_in_raw_may_stay() {
+        for (rule, interferes) in [
+            ("-A OUTPUT -s 169.254.20.10/32 -p tcp -m tcp --sport 53 -j CT --notrack", false),
+            ("-A OUTPUT -j NOTRACK", false),
+            ("-A OUTPUT -d 10.0.0.0/8 -j DROP", false),
+            ("-A OUTPUT -j CT --zone 5", true),
+            ("-A OUTPUT -j ACCEPT", true),
+        ] {
+            assert_eq!(takes_in("raw", "OUTPUT", &[rule]), interferes, "{rule}");
+        }
+        assert!(!takes_in("raw", "PREROUTING", &["-A PREROUTING -d 169.254.20.10/32 -j CT --notrack"]));
     }
 
     #[test]

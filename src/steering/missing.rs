@@ -57,11 +57,17 @@ pub fn steered_interfaces() -> Vec<Interface> {
     names.filter(|name| name != "lo").filter_map(|name| Interface::parse(&name).ok()).collect()
 }
 
+/// True if the machine has none of these interfaces, so that rules for them intercept nothing. Where rules are for such ones
+/// alone, the files that they were made from are wrong.
+pub fn are_absent(interfaces: &[Interface], present: &[String]) -> bool {
+    !interfaces.iter().any(|one| present.iter().any(|name| one.covers(name)))
+}
+
 /// An interface that was named before may be missing, and so may those of patterns, as long as another one is there.
 fn compare(before: &[Interface], after: &[Interface], present: &[String]) -> Result<(), MissingInterfaces> {
     let exists = |one: &&Interface| present.iter().any(|name| one.covers(name));
     let steered: Vec<_> = before.iter().filter(exists).collect();
-    let some_left = after.iter().any(|one| exists(&one));
+    let some_left = !are_absent(after, present);
     let may_be_missing = |one: &Interface| some_left && (one.is_pattern() || before.contains(one));
     let missing: Vec<_> = after.iter().filter(|one| !exists(one) && !may_be_missing(one)).collect();
     if steered.is_empty() || missing.is_empty() {

@@ -25,15 +25,14 @@ pub use compare::{PartDifference, PlanPart, SteeringOutput, before_mark_rule, co
 pub use conflicts::{Conflict, ConflictSeverity, conflicts, missing_interfaces};
 pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter, counts};
 pub use machine::{MachineNetwork, MachineOutput};
-pub use missing::{MissingInterfaces, replace_interfaces, steered_interfaces};
+pub use missing::{MissingInterfaces, are_absent, replace_interfaces, steered_interfaces};
 pub use params::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
 pub use plan::{PacketRules, Routing, SteeringPlan};
 pub use port_rules::{PortRule, RulePackets};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 pub use watched::{
-    Ipv6Routing, Lost, Part, Remedy, SteeringLook, SteeringMonitor, drops_marked, has_ipv6, ipv6_routing,
-    is_strict,
+    Ipv6Routing, Lost, Part, Remedy, SteeringLook, SteeringMonitor, drops_marked, ipv6_routing, is_strict,
 };
 
 use port_rules::port_rules;

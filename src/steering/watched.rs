@@ -12,7 +12,7 @@ mod tables;
 pub(super) use entrances::TAKE_OVER;
 pub use entrances::{drops_marked, is_strict};
 pub use fault::{Lost, Part, Remedy};
-pub use ipv6::{Ipv6Routing, has_ipv6, ipv6_routing};
+pub use ipv6::{Ipv6Routing, ipv6_routing};
 
 use super::{PacketRules, Routing, SteeringParams, overtaking};
 use crate::addr::PortRange;
@@ -20,12 +20,16 @@ use crate::interface::Interface;
 use crate::sys::links;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
 use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RoutingRule};
+use fault::remedy_of_others;
 use ipnet::IpNet;
+use ipv6::has_ipv6;
 use port_rules::Newcomers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
-use tables::{NFT_TABLE, PlannedTable, TableKey, TableState, table_of_nftables, tables_of_iptables};
+use tables::{
+    NFT_TABLE, PlannedTable, TableFacts, TableKey, TableState, table_of_nftables, tables_of_iptables,
+};
 
 /// Rules may change while they are listed; then they are listed again, this often.
 const ATTEMPTS: usize = 3;
@@ -93,27 +97,27 @@ impl SteeringMonitor {
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.
     pub fn look(&mut self, now: Instant) -> io::Result<SteeringLook> {
-        let mut look = self.packet_rules()?;
         let present = routing::interfaces()?;
+        let mut look = self.packet_rules(&present)?;
         for (index, family) in IpFamily::ALL.into_iter().enumerate() {
-            if family == IpFamily::V4 || has_ipv6() {
-                let rules = routing::rules(family)?;
-                let possible = match family {
-                    IpFamily::V4 => Ipv6Routing::Possible,
-                    IpFamily::V6 => ipv6_routing(&self.interfaces, &present),
-                };
-                match possible {
-                    Ipv6Routing::Possible => self.routing(index, family, &rules, &mut look)?,
-                    Ipv6Routing::OffOnLoopback => look.latent.push(Lost {
-                        part: Part::SteeringTable,
-                        what: "IPv6 is off on the loopback interface, so intercepted IPv6 is dropped"
-                            .to_owned(),
-                        remedy: Remedy::Loopback,
-                    }),
-                    Ipv6Routing::Unneeded => {}
-                }
-                self.port_rules(index, &rules, &present, &mut look, now);
+            let possible = match family {
+                IpFamily::V4 => Ipv6Routing::Possible,
+                IpFamily::V6 => ipv6_routing(&self.interfaces, &present),
+            };
+            if possible == Ipv6Routing::Absent {
+                continue;
             }
+            let rules = routing::rules(family)?;
+            match possible {
+                Ipv6Routing::Possible => self.routing(index, family, &rules, &mut look)?,
+                Ipv6Routing::OffOnLoopback => look.latent.push(Lost {
+                    part: Part::SteeringTable,
+                    what: "IPv6 is off on the loopback interface, so intercepted IPv6 is dropped".to_owned(),
+                    remedy: Remedy::Loopback,
+                }),
+                Ipv6Routing::Unneeded | Ipv6Routing::Absent => {}
+            }
+            self.port_rules(index, &rules, &present, &mut look, now);
         }
         look.lost.extend(entrances::faults(&self.interfaces, &present, &links::ports()?, drops_marked));
         Ok(look)
@@ -180,13 +184,11 @@ impl SteeringMonitor {
         let missing = self.newcomers[index].look(&self.routing[index], rules, present, now);
         if missing.fixed > 0 {
             let are = if missing.fixed == 1 { "is" } else { "are" };
+            let remedy = remedy_of_others(&missing.others, present);
             let others: Vec<_> = missing.others.into_iter().collect();
-            let (there, remedy) = match &others[..] {
-                [] => (String::new(), Remedy::Renew),
-                _ => (
-                    format!(", and there are some for interface {}", others.join(", ")),
-                    Remedy::CorrectFiles,
-                ),
+            let there = match &others[..] {
+                [] => String::new(),
+                _ => format!(", and there are some for interface {}", others.join(", ")),
             };
             let what = format!(
                 "{called}: {} of the `ip rule` entries that block forwarding of intercepted ports {are} missing{there}",
@@ -215,11 +217,11 @@ impl SteeringMonitor {
         }));
     }
 
-    fn packet_rules(&mut self) -> io::Result<SteeringLook> {
+    fn packet_rules(&mut self, present: &[String]) -> io::Result<SteeringLook> {
         let mut found = Vec::new();
         for _ in 0..ATTEMPTS {
             let before = packet_rules::generation()?;
-            found = self.tables(before.is_some())?;
+            found = self.tables(before.is_some(), present)?;
             if packet_rules::generation()? == before {
                 break;
             }
@@ -248,9 +250,15 @@ impl SteeringMonitor {
     }
 
     /// The tables of the format in use.
-    fn tables(&self, has_nf_tables: bool) -> io::Result<Vec<TableState>> {
+    fn tables(&self, has_nf_tables: bool, present: &[String]) -> io::Result<Vec<TableState>> {
+        let facts = TableFacts {
+            steered: &self.interfaces,
+            ports: self.ports.as_deref(),
+            listen_port: self.listen_port,
+            present,
+        };
         if has_nf_tables && packet_rules::has_table(TableFamily::Inet, NFT_TABLE)? {
-            let look = |table: &PlannedTable| table.look(Backend::NfTables, &[], None, self.listen_port);
+            let look = |table: &PlannedTable| table.look(Backend::NfTables, facts);
             return self.nftables.iter().map(|table| Ok(look(table)?.0)).collect();
         }
         let mut all = Vec::new();
@@ -265,9 +273,7 @@ impl SteeringMonitor {
             let mut present = false;
             for (backend, _) in backends.into_iter().filter(|(_, is_there)| *is_there) {
                 let tables = self.iptables.iter().filter(|table| table.family == family);
-                let look = |table: &PlannedTable| {
-                    table.look(backend, &self.interfaces, self.ports.as_deref(), self.listen_port)
-                };
+                let look = |table: &PlannedTable| table.look(backend, facts);
                 let found: Vec<_> = tables.map(look).collect::<io::Result<_>>()?;
                 if found.iter().any(|(_, present)| *present) {
                     present = true;

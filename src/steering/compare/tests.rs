@@ -120,13 +120,21 @@ fn removed_or_overtaken_rule_is_found() {
 fn preceding_rules_taking_nothing_may_stay() {
     let plan = iptables_plan(&params());
     let good = in_place(&plan);
-    let ours = "-A FORWARD -j EGRET_FORWARD";
+    let libvirt = ":LIBVIRT_PRT - [0:0]\n-A POSTROUTING -j LIBVIRT_PRT\n\
+                   -A LIBVIRT_PRT -o virbr0 -p udp -m udp --dport 68 -j CHECKSUM --checksum-fill";
     for before in [
+        libvirt,
         ":DOCKER-USER - [0:0]\n-A FORWARD -j DOCKER-USER\n-A DOCKER-USER -j RETURN",
         "-A FORWARD -i docker0 -j ACCEPT",
         "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
     ] {
+        let ours = if before == libvirt {
+            "-A POSTROUTING -j EGRET_POSTROUTING"
+        } else {
+            "-A FORWARD -j EGRET_FORWARD"
+        };
         let edited = good.iptables.as_ref().unwrap().replace(ours, &format!("{before}\n{ours}"));
+        assert_ne!(good.iptables.as_ref(), Some(&edited));
         let found = wrong(&plan, &SteeringOutput { iptables: Some(edited), ..good.clone() });
         assert_eq!(found, Vec::<String>::new(), "{before}");
     }

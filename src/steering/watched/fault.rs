@@ -1,6 +1,8 @@
 //! Faults of steering, each with its part and its remedy.
 
-use crate::steering::REMEDY;
+use crate::interface::Interface;
+use crate::steering::{REMEDY, are_absent};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// A part of the steering.
@@ -53,7 +55,7 @@ pub enum Remedy {
     RestartBoth,
     /// Correct `[steering] interfaces`.
     Interfaces,
-    /// Correct `[steering] interfaces` in the files, from which steering was made for others than the gateway has.
+    /// Correct `[steering] interfaces` in the files, which name none that the machine has.
     CorrectFiles,
     /// Put steering in place anew.
     Renew,
@@ -112,5 +114,33 @@ pub struct Lost {
 impl fmt::Display for Lost {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.what)
+    }
+}
+
+/// The remedy where rules are for these interfaces, which the configuration in force does not name: they were made from an
+/// earlier one, or from files with errors.
+pub(super) fn remedy_of_others(others: &BTreeSet<String>, present: &[String]) -> Remedy {
+    let others: Vec<_> = others.iter().filter_map(|name| Interface::parse(name).ok()).collect();
+    if !others.is_empty() && are_absent(&others, present) { Remedy::CorrectFiles } else { Remedy::Renew }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rules_for_absent_interfaces_blame_files() {
+        let present = ["lo", "ens5", "ens6", "veth7"].map(str::to_owned);
+        for (others, remedy) in [
+            (&[][..], Remedy::Renew),
+            (&["ens5"], Remedy::Renew),
+            (&["veth*"], Remedy::Renew),
+            (&["ens5", "ens7"], Remedy::Renew),
+            (&["ens7"], Remedy::CorrectFiles),
+            (&["enp*", "ens7"], Remedy::CorrectFiles),
+        ] {
+            let named = others.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(remedy_of_others(&named, &present), remedy, "{others:?}");
+        }
     }
 }

@@ -13,12 +13,14 @@ pub enum Ipv6Routing {
     OffOnLoopback,
     /// No steered interface has IPv6.
     Unneeded,
+    /// The kernel has no IPv6.
+    Absent,
 }
 
 /// Finds out, for the steered interfaces of those that are present.
 pub fn ipv6_routing(interfaces: &[Interface], present: &[String]) -> Ipv6Routing {
     if !has_ipv6() {
-        return Ipv6Routing::Unneeded;
+        return Ipv6Routing::Absent;
     }
     let is_open = |name: &str| {
         let closed = fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
@@ -33,6 +35,6 @@ pub fn ipv6_routing(interfaces: &[Interface], present: &[String]) -> Ipv6Routing
 }
 
 /// True if the kernel has IPv6, by the same test as the script.
-pub fn has_ipv6() -> bool {
+pub(super) fn has_ipv6() -> bool {
     Path::new("/proc/net/if_inet6").exists()
 }

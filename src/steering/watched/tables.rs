@@ -1,6 +1,7 @@
 //! The tables of packet rules: as the plan has them, and as they are in the kernel.
 
 use super::Remedy;
+use super::fault::remedy_of_others;
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::steering::ahead::{self, RulePosition};
@@ -10,8 +11,6 @@ use std::io;
 
 /// Prefix of Egret's chains in the tables of iptables, which others use too.
 pub(super) const PREFIX: &str = "EGRET_";
-/// Built-in chains where a rule before Egret's could take a packet from it. In the others it only does its own work.
-const MUST_BE_FIRST: [&str; 3] = ["PREROUTING", "FORWARD", "INPUT"];
 /// Our own table of nftables, of the family `inet`.
 pub(super) const NFT_TABLE: &str = "egret";
 
@@ -23,6 +22,18 @@ pub(super) struct PlannedTable {
     pub(super) chains: Vec<OwnChain>,
     /// Built-in chains, and which of ours they jump to before anything else.
     pub(super) hooks: Vec<(String, String)>,
+}
+
+/// Facts that tables are compared with besides the plan.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TableFacts<'a> {
+    pub(super) steered: &'a [Interface],
+    /// The intercepted ports; `None` for every port.
+    pub(super) ports: Option<&'a [PortRange]>,
+    /// The port that the gateway listens on.
+    pub(super) listen_port: u16,
+    /// The names of the machine's interfaces.
+    pub(super) present: &'a [String],
 }
 
 /// A chain of the plan.
@@ -78,13 +89,8 @@ pub(super) struct TableState {
 
 impl PlannedTable {
     /// Reads its state, and whether any chain of Egret's is there.
-    pub(super) fn look(
-        &self,
-        backend: Backend,
-        steered: &[Interface],
-        ports: Option<&[PortRange]>,
-        listen_port: u16,
-    ) -> io::Result<(TableState, bool)> {
+    pub(super) fn look(&self, backend: Backend, facts: TableFacts<'_>) -> io::Result<(TableState, bool)> {
+        let TableFacts { steered, ports, listen_port, present: there } = facts;
         let key = TableKey { family: self.family, table: self.name.clone() };
         let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
         let (mut wrong, mut rules, mut present) = (None, BTreeSet::new(), false);
@@ -101,7 +107,7 @@ impl PlannedTable {
             if let Some(what) = wrong_listener(name, &chain, listen_port) {
                 tell(what, Remedy::RestartBoth);
             }
-            if let Some((what, remedy)) = wrong_interfaces(name, &chain, interfaces) {
+            if let Some((what, remedy)) = wrong_interfaces(name, &chain, interfaces, there) {
                 tell(what, remedy);
             }
             if chain.rules.len() < *wanted {
@@ -143,23 +149,28 @@ fn wrong_listener(name: &str, chain: &PacketChain, listen_port: u16) -> Option<S
     ))
 }
 
-/// Describes an interface that a chain has no rule for. Where it has one for another, steering was made from files that name
-/// that one.
-fn wrong_interfaces(name: &str, chain: &PacketChain, wanted: &BTreeSet<String>) -> Option<(String, Remedy)> {
+/// Describes an interface that a chain has no rule for, and names those that it has some for instead.
+fn wrong_interfaces(
+    name: &str,
+    chain: &PacketChain,
+    wanted: &BTreeSet<String>,
+    present: &[String],
+) -> Option<(String, Remedy)> {
     let there = chain.rules.iter().filter_map(|rule| rule.ahead.comes_by.as_deref());
     let there: BTreeSet<_> = there.map(as_pattern).collect();
     let missing = wanted.difference(&there).next()?;
     // A chain without rules is told as such.
-    let others: Vec<_> = there.difference(wanted).map(String::as_str).collect();
-    match others[..] {
-        [] if chain.rules.is_empty() => None,
-        [] => Some((format!("chain {name} has no rule for interface {missing}"), Remedy::Renew)),
-        _ => {
-            let what =
-                format!("chain {name} has rules for interface {}, and none for {missing}", others.join(", "));
-            Some((what, Remedy::CorrectFiles))
-        }
+    if chain.rules.is_empty() {
+        return None;
     }
+    let others: BTreeSet<_> = there.difference(wanted).cloned().collect();
+    let remedy = remedy_of_others(&others, present);
+    let others: Vec<_> = others.into_iter().collect();
+    let what = match &others[..] {
+        [] => format!("chain {name} has no rule for interface {missing}"),
+        _ => format!("chain {name} has rules for interface {}, and none for {missing}", others.join(", ")),
+    };
+    Some((what, remedy))
 }
 
 /// A pattern of iptables' as the configuration has it.
@@ -173,9 +184,6 @@ fn overtaker(
     before: &[packet_rules::PacketRule],
     read: impl Fn(&str) -> io::Result<Option<PacketChain>>,
 ) -> io::Result<Option<usize>> {
-    if !MUST_BE_FIRST.contains(&place.builtin) {
-        return Ok(None);
-    }
     let mut chain = |name: &str| -> io::Result<Vec<Ahead>> {
         Ok(read(name)?.unwrap_or_default().rules.into_iter().map(|rule| rule.ahead).collect())
     };

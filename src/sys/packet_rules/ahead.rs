@@ -54,11 +54,14 @@ pub(super) fn ahead(rule: &[u8]) -> Ahead {
                     _ => found.is_narrow = true,
                 }
             }
-            "counter" | "log" | "last" => {}
+            "counter" | "log" | "last" | "notrack" => {}
             "immediate" => found.effect = verdict(data).unwrap_or(found.effect),
-            "target" => found.effect = PacketEffect::of_target(&name()),
+            "target" => {
+                let untracks = rule::untracks(attribute(data, 3).unwrap_or_default());
+                found.effect = PacketEffect::of_target(&name(), untracks);
+            }
             "reject" => found.effect = PacketEffect::Drop,
-            "nat" | "masq" | "redir" | "tproxy" | "notrack" | "queue" | "fwd" | "synproxy" => {
+            "nat" | "masq" | "redir" | "tproxy" | "queue" | "fwd" | "synproxy" => {
                 found.effect = PacketEffect::Take;
             }
             _ => found.is_narrow = true,

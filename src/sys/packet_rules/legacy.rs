@@ -1,7 +1,7 @@
 //! The legacy iptables. A table is one block of entries, which `getsockopt` copies (`net/ipv4/netfilter/ip_tables.c`).
 
-use super::rule::listener_of_target;
-use super::{Ahead, PacketChain, PacketRule, TableFamily};
+use super::rule::{listener_of_target, untracks};
+use super::{Ahead, PacketChain, PacketEffect, PacketRule, TableFamily};
 use crate::sys::netlink::{array_at, malformed, text, u32_at};
 use socket2::{Domain, Socket, Type};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -20,6 +20,9 @@ const ENTRIES: usize = 40;
 const MOST: u32 = 64 * 1024 * 1024;
 /// The names of the hooks by their numbers.
 const HOOKS: [&str; 5] = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"];
+/// Verdicts of the standard target: `-NF_DROP - 1` and `XT_RETURN`.
+const DROPS: i32 = -1;
+const RETURNS: i32 = -5;
 /// `struct xt_entry_target`: size, then name and revision; its data after it.
 const TARGET: usize = 32;
 
@@ -39,7 +42,7 @@ struct Form {
 const V4: Form = Form { addresses: 84, comes_by: 16, inverted: 83, matches: 112 };
 const V6: Form = Form { addresses: 136, comes_by: 64, inverted: 132, matches: 168 };
 /// `IPT_INV_VIA_IN`, `IP6T_INV_VIA_IN`
-const NOT_FROM: u8 = 1;
+const NOT_BY_INTERFACE: u8 = 1;
 
 /// True if the legacy iptables are loaded for the family.
 pub fn is_loaded(family: TableFamily) -> bool {
@@ -145,7 +148,8 @@ impl LegacyTable<'_> {
             let before = self.entries().find(|entry| entry.at + entry.bytes.len() == to)?;
             before.chain()
         });
-        let ahead = Ahead { comes_by: self.comes_by(entry), ..Ahead::taking() };
+        let effect = jump.clone().map_or_else(|| entry.effect(), PacketEffect::Jump);
+        let ahead = Ahead { comes_by: self.comes_by(entry), is_narrow: true, effect, ..Ahead::taking() };
         PacketRule { id: digest.finish(), target: jump, ahead, listener: entry.listener() }
     }
 
@@ -153,7 +157,7 @@ impl LegacyTable<'_> {
     fn comes_by(&self, entry: &LegacyEntry<'_>) -> Option<String> {
         let name =
             entry.bytes.get(self.form.comes_by..).and_then(|rest| rest.get(..libc::IFNAMSIZ)).map(text)?;
-        let inverted = entry.bytes.get(self.form.inverted)? & NOT_FROM != 0;
+        let inverted = entry.bytes.get(self.form.inverted)? & NOT_BY_INTERFACE != 0;
         (!name.is_empty() && !inverted).then_some(name)
     }
 }
@@ -168,6 +172,22 @@ impl LegacyEntry<'_> {
     fn jump(&self) -> Option<usize> {
         let verdict = i32::from_ne_bytes(array_at(self.target, TARGET)?);
         self.target_name().is_empty().then(|| usize::try_from(verdict).ok())?
+    }
+
+    /// Its effect, unless it jumps.
+    fn effect(&self) -> PacketEffect {
+        let name = self.target_name();
+        let info = self.target.get(TARGET..).unwrap_or_default();
+        if !name.is_empty() {
+            return PacketEffect::of_target(&name, untracks(info));
+        }
+        match array_at(info, 0).map(i32::from_ne_bytes) {
+            Some(DROPS) => PacketEffect::Drop,
+            // A rule without a target leads to the next one.
+            Some(to) if usize::try_from(to) == Ok(self.at + self.bytes.len()) => PacketEffect::None,
+            Some(RETURNS) => PacketEffect::Return,
+            Some(_) | None => PacketEffect::Take,
+        }
     }
 
     fn listener(&self) -> Option<u16> {

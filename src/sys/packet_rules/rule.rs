@@ -32,7 +32,7 @@ pub struct PacketRule {
     pub id: u64,
     /// The chain that it jumps or goes to.
     pub target: Option<String>,
-    /// Its effect; for the legacy iptables, the worst there is.
+    /// Its effect. Of the matches of the legacy iptables only the interface is read.
     pub ahead: Ahead,
     /// The port of the listener that it hands packets to (TPROXY).
     pub listener: Option<u16>,
@@ -47,6 +47,11 @@ pub(super) fn be32(value: &[u8]) -> io::Result<u32> {
 /// revision 1).
 pub(super) fn listener_of_target(revision: u32, info: &[u8]) -> Option<u16> {
     array_at(info, if revision == 0 { 12 } else { 24 }).map(u16::from_be_bytes)
+}
+
+/// True if the data of an iptables CT target ask for no tracking (`struct xt_ct_target_info`, `XT_CT_NOTRACK`).
+pub(super) fn untracks(info: &[u8]) -> bool {
+    array_at(info, 0).map(u16::from_ne_bytes).is_some_and(|flags| flags & 1 != 0)
 }
 
 /// The destination ports of a match of iptables' on TCP alone (`struct xt_tcp`); `None` if it asks for more.
@@ -72,10 +77,12 @@ pub enum PacketEffect {
 }
 
 impl PacketEffect {
-    /// That of a target of iptables', which is no chain.
-    pub fn of_target(target: &str) -> Self {
+    /// That of a target of iptables', which is no chain; `untracks` is about the target CT.
+    pub fn of_target(target: &str, untracks: bool) -> Self {
         match target {
-            "MARK" | "CONNMARK" | "LOG" | "NFLOG" | "TRACE" | "TCPMSS" | "DSCP" | "CLASSIFY" => Self::None,
+            "MARK" | "CONNMARK" | "LOG" | "NFLOG" | "TRACE" | "TCPMSS" | "DSCP" | "CLASSIFY" | "CHECKSUM"
+            | "TOS" | "TTL" | "HL" | "ECN" | "NOTRACK" => Self::None,
+            "CT" if untracks => Self::None,
             "RETURN" => Self::Return,
             "DROP" | "REJECT" => Self::Drop,
             _ => Self::Take,
