@@ -1,8 +1,11 @@
 //! Doctor with kernel settings and routes that drop packets, and without steering.
 
-use crate::doctor::{assert_named, assert_passes, assert_told, config, failed, obstacle, packets, passes};
+use crate::doctor::{
+    assert_named, assert_passes, assert_told, config, doctor, failed, obstacle, packets, passes,
+};
 use crate::gateway::{Files, Gateway, Rules};
-use crate::lab::{Family, Lab};
+use crate::lab::{Family, Host, Lab};
+use crate::namespace::text;
 use crate::wait::wait_until;
 use std::fmt::Write as _;
 use std::process::Command;
@@ -41,6 +44,12 @@ fn lost_steering_is_named() {
     let lab = Lab::new();
     let gateway = lab.start_steered_gateway(&config(), Rules::Nftables);
     let config = gateway.config();
+    lab.gateway.shell("nft flush ruleset");
+    let to = Host::Elsewhere.at(Family::V4, 443).to_string();
+    let output = doctor(&lab, &config, &["--packet", "--from", "10.0.1.2", "--to", &to]);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("none of Egret's packet rules is in place"), "{said}");
     // A chain that lets the trace see the packets.
     lab.gateway.shell(
         "nft -f - <<'RULES'

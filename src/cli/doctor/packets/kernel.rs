@@ -30,6 +30,9 @@ pub(super) fn cause(
         let found = "Egret's own packet rules did not see the SYN".to_owned();
         return Some(LossCause { found, cure: REMEDY.to_owned() });
     }
+    if let Some(found) = routes::lost_packet_rules(cure).filter(|_| is_clients_handshake) {
+        return Some(LossCause { found, cure: REMEDY.to_owned() });
+    }
     if let Some(cause) = routes::cause(evidence, peer, spot, cure) {
         return Some(cause);
     }

@@ -51,6 +51,13 @@ pub(super) fn none_for_answer(server: IpAddr, spot: &Spot, cure: &Cure<'_>) -> L
     }
 }
 
+/// The packet rules that are not in place, if any: without them the packet filter may have no chain that a trace shows.
+pub(super) fn lost_packet_rules(cure: &Cure<'_>) -> Option<String> {
+    let look = SteeringMonitor::new(cure.params).look(clock::now()).ok()?;
+    let is_missing = |lost: &Lost| lost.part == Part::PacketRules && lost.remedy == Remedy::Renew;
+    look.lost.into_iter().find(is_missing).map(|lost| lost.what)
+}
+
 fn not_local(pool: IpAddr) -> Option<LossCause> {
     let decision = routing::way(pool, None, None).ok()?;
     let where_to = match decision {
