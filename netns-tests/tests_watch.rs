@@ -442,7 +442,7 @@ fn reload_steers_new_addresses(family: Family) {
     lab.must_steer("status", &path, Rules::Iptables);
 }
 
-/// What the new rules have in common with the old ones does not count as renewed.
+/// Rules that the new configuration has in common with the old one do not count as renewed.
 fn failed_renewal_is_repeated() {
     for (rules, ports, pool, words) in [
         (
