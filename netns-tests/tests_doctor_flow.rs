@@ -85,6 +85,12 @@ fn doctor_fails_by_the_flows_outcome(family: Family) {
     let gateway = lab.start_gateway(&with_socket(&lab));
     let to = Host::Raw.at(family, 7000);
     assert_fails(&lab, &gateway, to, "flow", "ended as upstream_refused: The server refused");
+    // To the gateway this machine's own refusal looks like the server's.
+    let tool = if family == Family::V4 { "iptables" } else { "ip6tables" };
+    let rule = "OUTPUT -o s0 -p tcp --dport 7000 -j REJECT --reject-with tcp-reset";
+    lab.gateway.shell(&format!("{tool} -A {rule}"));
+    assert_fails(&lab, &gateway, to, "packets out", "the SYN ends at output");
+    lab.gateway.shell(&format!("{tool} -D {rule}"));
     let length = if family == Family::V4 { 32 } else { 128 };
     lab.gateway.ip(&format!("route add blackhole {}/{length}", to.ip()));
     assert_fails(&lab, &gateway, to, "flow", "ended as dial_failed (a route of this machine");
@@ -116,6 +122,8 @@ fn doctor_tells_frozen_gateways() {
         assert_eq!(failed(&all), failed(&found), "{all:#?}");
         let said = found[0].to_string();
         assert!(said.contains("is stopped (") && said.contains("systemctl restart egret"), "{said}");
+        let said = text(&gateway.egret(&["ports"]));
+        assert!(said.contains("for 2 s: process") && said.contains("is stopped ("), "{said}");
     });
     // Without a control socket, by its readiness.
     let lab = Lab::new();

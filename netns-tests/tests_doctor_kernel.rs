@@ -109,7 +109,7 @@ fn routing_rule_before_ours_is_named() {
         lab.gateway.shell(&format!("for f in -4 -6; do ip $f rule add {rule}; done"));
         assert!(!passes(&lab, Family::V4) && !passes(&lab, Family::V6), "{rule} is no obstacle");
         let (_, found) = packets(&lab, &config);
-        for family in ["IPv4: another rule", "IPv6: another rule"] {
+        for family in ["IPv4: another program's `ip rule`", "IPv6: another program's `ip rule`"] {
             let named = |finding: &&serde_json::Value| {
                 finding["check"] == "packets in" && finding["found"].as_str().unwrap().contains(family)
             };

@@ -18,6 +18,8 @@ use std::time::Duration;
 const MOST: u64 = 16 << 20;
 /// Timeout of each step: connect, write, read. The gateway answers an order within 30 s.
 pub(super) const PATIENCE: Duration = Duration::from_secs(35);
+/// The same where the gateway's process is stopped as the question comes.
+const PATIENCE_WITH_STOPPED: Duration = Duration::from_secs(2);
 /// Most headers of a response.
 const HEADERS: usize = 32;
 
@@ -235,6 +237,8 @@ fn exchange(
     let socket = connect(path, time).map_err(|error| explain(path, error, time, SilentListener::of(None)))?;
     let listener = getsockopt(&socket, PeerCredentials).ok();
     let listener = SilentListener::of(listener.and_then(|listener| u32::try_from(listener.pid()).ok()));
+    let time = if listener.stopped().is_some() { time.min(PATIENCE_WITH_STOPPED) } else { time };
+    socket.set_read_timeout(Some(time)).map_err(|error| AskError::Failed(path.to_owned(), error))?;
     request(socket, method, target, body).map_err(|error| explain(path, error, time, listener))
 }
 

@@ -106,7 +106,13 @@ fn of_routing(
 ) -> [PartDifference; 3] {
     let planned = &plan.routing[index];
     let (rules, routes) = (observed.rules[index].as_deref(), observed.routes[index].as_deref());
-    let mark_rule = PartDifference::new(PlanPart::MarkRule(family), routing::mark_rule(planned, rules));
+    let first = rules.and_then(|shown| before_mark_rule(shown, planned.mark, planned.table));
+    // Egret's own is put before others, but nothing comes before the rules at 0.
+    let is_movable = first.is_none_or(|rule| !rule.starts_with("0:"));
+    let mark_rule = PartDifference {
+        remedy: if is_movable { Remedy::Renew } else { Remedy::MoveRule },
+        ..PartDifference::new(PlanPart::MarkRule(family), routing::mark_rule(planned, rules))
+    };
     let missing = routing::local_routes(planned, routes);
     let local_routes = match routing::foreign_route(planned, observed.steering_tables[index].as_deref()) {
         None => PartDifference::new(PlanPart::LocalRoutes(family), missing),

@@ -28,7 +28,8 @@ pub(super) fn before_port_rules(
 pub(super) fn may_take_marked(rule: &RoutingRule, mark: u32) -> bool {
     let local = rule.priority == 0 && rule.table == LOCAL_TABLE;
     let other_mark = !rule.inverted && rule.mark.is_some_and(|(value, mask)| mark & mask != value);
-    let any_packet = rule.inverted || !rule.is_narrow;
+    // What clients send comes in by an interface.
+    let any_packet = rule.inverted || !rule.is_narrow && rule.interface.as_deref() != Some("lo");
     !local && any_packet && rule.protocol != origin::GUARD && !exempts(rule) && !other_mark
 }
 

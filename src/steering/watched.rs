@@ -213,7 +213,8 @@ impl SteeringMonitor {
                  of intercepted ports",
                 rules[at].priority
             );
-            latent(what, Remedy::MoveRule)
+            let is_among = super::port_rules::is_among(rules[at].priority);
+            latent(what, if is_among { Remedy::ClearPlace } else { Remedy::MoveRule })
         }));
     }
 

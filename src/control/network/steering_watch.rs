@@ -161,19 +161,30 @@ impl SteeringWatch {
     /// True if something is lost that a repair may bring back. Rules made from files with another port to listen on would only
     /// take away the rest.
     fn can_be_repaired(&self) -> bool {
-        !self.expected.other_listener && self.look.lost.iter().any(|lost| lost.remedy.can_be_requested())
+        !self.expected.other_listener
+            && self.obstacle().is_none()
+            && self.look.lost.iter().any(|lost| lost.remedy.can_be_requested())
     }
 
     /// True if new interfaces wait for their rules.
     fn has_newcomers(&self) -> bool {
-        !self.expected.other_listener && self.look.latent.iter().any(|fault| fault.remedy == Remedy::Renew)
+        !self.expected.other_listener
+            && self.obstacle().is_none()
+            && self.look.latent.iter().any(|fault| fault.remedy == Remedy::Renew)
+    }
+
+    /// The remedy of something that keeps steering from being put in place.
+    fn obstacle(&self) -> Option<Remedy> {
+        let all = self.look.lost.iter().chain(&self.look.latent);
+        all.map(|fault| fault.remedy).find(|remedy| remedy.comes_first())
     }
 
     /// The remedy for what is lost.
     fn remedy(&self) -> Option<Remedy> {
         let first = self.look.lost.iter().map(|lost| lost.remedy).min()?;
         let renews = self.expected.other_listener && first == Remedy::Renew;
-        Some(if renews { Remedy::RestartBoth } else { first })
+        let first = if renews { Remedy::RestartBoth } else { first };
+        Some(self.obstacle().filter(|_| first.can_be_requested()).unwrap_or(first))
     }
 
     /// Requests what the last look calls for. True if that is a repair.
@@ -247,7 +258,12 @@ impl SteeringWatch {
 
     /// Logs rules of other programs that have come before Egret's. New interfaces are no fault.
     fn log_overtaking(&self, before: &[Lost]) {
-        for fault in self.look.latent.iter().filter(|fault| fault.remedy == Remedy::MoveRule) {
+        for fault in self
+            .look
+            .latent
+            .iter()
+            .filter(|fault| matches!(fault.remedy, Remedy::MoveRule | Remedy::ClearPlace))
+        {
             if !before.contains(fault) {
                 tracing::warn!(
                     "{fault}: they would be routed on if packet rules were flushed where this machine forwards; fix: {}",

@@ -203,6 +203,7 @@ fn rule_overtaking_mark_rule_is_found() {
         ("50:\tfrom 10.0.1.9 to 198.51.100.7 lookup 254", false),
         ("1:\tnot from all iif lo blackhole proto 231", false),
         ("1000:\tfrom all lookup [l3mdev-table]", false),
+        ("99:\tfrom all to 10.0.1.0/24 iif lo ipproto ipproto-6 sport 80 6", false),
     ] {
         let rules = good.rules[0].as_ref().map(|text| text.replace("100:", &format!("{rule}\n100:")));
         let found = wrong(&plan, &SteeringOutput { rules: [rules, good.rules[1].clone()], ..good.clone() });

@@ -51,6 +51,8 @@ impl Part {
 pub enum Remedy {
     /// Delete another program's route from the steering table; until then steering refuses to be put in place.
     DeleteRoute,
+    /// Take another program's `ip rule` from among Egret's; until then steering refuses to be put in place.
+    ClearPlace,
     /// Restart steering and gateway, so that both have the listener's port from the same configuration.
     RestartBoth,
     /// Correct `[steering] interfaces`.
@@ -73,11 +75,17 @@ impl Remedy {
         match self {
             Self::RestartBoth | Self::CorrectFiles | Self::Renew => true,
             Self::DeleteRoute
+            | Self::ClearPlace
             | Self::Interfaces
             | Self::MoveRule
             | Self::SourceValidation
             | Self::Loopback => false,
         }
+    }
+
+    /// True if steering cannot be put in place before this is done.
+    pub fn comes_first(self) -> bool {
+        matches!(self, Self::DeleteRoute | Self::ClearPlace)
     }
 
     /// The instruction for an operator.
@@ -88,6 +96,9 @@ impl Remedy {
             }
             Self::RestartBoth => "`systemctl restart egret-steering egret` (both together)",
             Self::Renew => REMEDY,
+            Self::ClearPlace => {
+                "give that `ip rule` a priority below 101 or after 107; steering cannot be put in place before"
+            }
             Self::MoveRule => "give that `ip rule` a priority after 107",
             Self::SourceValidation => {
                 "`sysctl -w net.ipv4.conf.all.src_valid_mark=0`, and the same for that interface instead of `all`"

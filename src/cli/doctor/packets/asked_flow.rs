@@ -4,7 +4,7 @@ use super::caller::Caller;
 use super::cure::{Cure, Leg};
 use super::evidence::LostPart;
 use super::exchange::{Patience, ProbeExchange, TooBig};
-use super::fate::{beyond_gateway, denied, is_waiting, own_fault, silent_beyond_gateway};
+use super::fate::{beyond_gateway, denied, is_refused, is_waiting, own_fault, silent_beyond_gateway};
 use super::legs::{failure, lost};
 use super::request::told;
 use super::verdict::{explained, verdict};
@@ -83,7 +83,7 @@ impl AskedFlow<'_> {
     }
 
     /// Findings of a connection that lost nothing, or an ICMP error alone.
-    fn whole(&self, exchange: &ProbeExchange) -> Vec<CheckFinding> {
+    fn whole(&mut self, exchange: &ProbeExchange) -> Vec<CheckFinding> {
         let mut found = passed(exchange);
         found.push(CheckFinding::ok("request", format!("{} bytes sent", exchange.sent)));
         let flow = self.caller.flow(true);
@@ -101,7 +101,16 @@ impl AskedFlow<'_> {
             Ok(()) | Err(_) => found.push(CheckFinding::ok("answer", told(&answer.bytes))),
         }
         found.extend(self.verdict(flow.as_ref()));
-        found.extend(failed);
+        let refused = flow.filter(|flow| failed.is_some() && is_refused(flow));
+        let ends = refused.as_ref().and_then(|flow| flow.dialled.zip(flow.source));
+        let cause = ends.and_then(|(server, source)| {
+            let way = WayOut { params: self.params, server, source: source.ip() };
+            way.own_refusal(&mut self.caller, self.server, &self.request)
+        });
+        found.extend(match (refused, cause) {
+            (Some(flow), Some(cause)) => Some(own_fault(&flow, cause)),
+            _ => failed,
+        });
         found
     }
 

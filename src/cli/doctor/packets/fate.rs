@@ -45,6 +45,12 @@ pub(super) fn is_waiting(flow: &ProbedFlow) -> bool {
     flow.dialled.is_some() && !flow.connected
 }
 
+/// True if somebody on the way, or the server, refused the gateway's SYN.
+pub(super) fn is_refused(flow: &ProbedFlow) -> bool {
+    let outcome = flow.outcome.as_deref().and_then(Outcome::named);
+    matches!(outcome, Some(Outcome::UpstreamRefused | Outcome::UpstreamUnreachable))
+}
+
 /// The finding of a flow that was denied though `allowed` by the explanation of the gateway.
 pub(super) fn denied(flow: &ProbedFlow, allowed: bool) -> Option<CheckFinding> {
     let outcome = flow.outcome.as_deref().and_then(Outcome::named)?;

@@ -108,7 +108,7 @@ fn routed_elsewhere(cure: &Cure<'_>) -> Option<LossCause> {
         let of_routing = matches!(lost.part, Part::MarkRule | Part::SteeringTable);
         of_routing && lost.what.starts_with(family)
     })?;
-    if remedy != Remedy::Renew {
+    if !matches!(remedy, Remedy::Renew | Remedy::MoveRule) {
         return Some(LossCause { found: what, cure: remedy.as_str().to_owned() });
     }
     let ip = if cure.v4 { "ip -4" } else { "ip -6" };

@@ -6,6 +6,7 @@ use super::evidence::{ConnectionEvidence, LossCause, LostPart};
 use super::exchange::Patience;
 use super::legs::{TracedPackets, watched};
 use super::path;
+use super::probe::Spot;
 use super::spot;
 use super::trace::TraceLineKind;
 use crate::steering::SteeringParams;
@@ -29,10 +30,37 @@ impl WayOut<'_> {
         dialled: SocketAddr,
         request: &[u8],
     ) -> Option<LossCause> {
-        let Self { params, server, source } = self;
         if let Some(cause) = self.dead_next_hop() {
             return Some(cause);
         }
+        let (evidence, spot, left_from) = self.traced(caller, dialled, request)?;
+        let cure = self.cure(&spot);
+        if comes_back(&evidence) {
+            return Some(evidence.cause(LostPart::Handshake, left_from, &spot, &cure));
+        }
+        evidence.by_trace(LostPart::Handshake, &cure)
+    }
+
+    /// Has the caller try again, and looks for a rule of this machine that refuses the handshake with the server: to the
+    /// gateway its answer looks like the server's.
+    pub(super) fn own_refusal(
+        &self,
+        caller: &mut Caller,
+        dialled: SocketAddr,
+        request: &[u8],
+    ) -> Option<LossCause> {
+        let (evidence, spot, _) = self.traced(caller, dialled, request)?;
+        evidence.by_trace(LostPart::Handshake, &self.cure(&spot))
+    }
+
+    /// A further handshake with the server, where it leaves, and from which address.
+    fn traced(
+        &self,
+        caller: &mut Caller,
+        dialled: SocketAddr,
+        request: &[u8],
+    ) -> Option<(ConnectionEvidence, Spot, IpAddr)> {
+        let Self { server, source, .. } = self;
         let spot = spot::server(server.ip(), Some(*source)).ok()?;
         let ports = Some((server.port(), 1));
         let (_, mut evidence) = watched(&spot, &[server.ip()], (ports, TracedPackets::Handshakes), || {
@@ -41,12 +69,12 @@ impl WayOut<'_> {
         // Handshakes of everybody with that server were traced; a least-used address may be another than before.
         let left_from = caller.flow(false).and_then(|flow| flow.source).map_or(*source, |source| source.ip());
         evidence.retain_between(&[server.ip(), left_from]);
-        let v4 = server.is_ipv4();
-        let cure = Cure { params, leg: Leg::Pool, v4, device: &spot.enters.name, sources: &[] };
-        if comes_back(&evidence) {
-            return Some(evidence.cause(LostPart::Handshake, left_from, &spot, &cure));
-        }
-        evidence.by_trace(LostPart::Handshake, &cure)
+        Some((evidence, spot, left_from))
+    }
+
+    fn cure<'a>(&'a self, spot: &'a Spot) -> Cure<'a> {
+        let (v4, device) = (self.server.is_ipv4(), &*spot.enters.name);
+        Cure { params: self.params, leg: Leg::Pool, v4, device, sources: &[] }
     }
 
     fn dead_next_hop(&self) -> Option<LossCause> {
