@@ -104,11 +104,14 @@ situation_EgretDenialSurge() {
 }
 
 situation_EgretDialFailed() {
-    # Somebody's setting, by which ports of the pool take a capability that the gateway has not.
-    machine sysctl -qw net.ipv4.ip_unprivileged_port_start=65535
+    # Somebody's rule, which policy routing asks before it goes by destination.
+    machine ip rule add pref 150 from 203.0.113.16/30 ipproto tcp prohibit
+    machine ip rule add pref 150 from 203.0.113.16/30 iif lo prohibit
     denied api.example.org 2>/dev/null
-    look EgretDialFailed '^ +1 acme\s203.0.113.1.*\sthe kernel does not permit it' 'ERROR cannot dial: .*Permission denied'
-    machine sysctl -qw net.ipv4.ip_unprivileged_port_start=1024
+    fails=('2 ip route get')
+    look EgretDialFailed '^ +1 acme\s203.0.113.1.*\sa route, a rule of `ip rule`.*prohibits packets' 'ERROR cannot dial: .*Permission denied'
+    machine ip rule del pref 150
+    machine ip rule del pref 150
 }
 
 situation_EgretDown() {
