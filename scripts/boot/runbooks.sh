@@ -108,7 +108,7 @@ situation_EgretDialFailed() {
     machine ip rule add pref 150 from 203.0.113.16/30 ipproto tcp prohibit
     machine ip rule add pref 150 from 203.0.113.16/30 iif lo prohibit
     denied api.example.org 2>/dev/null
-    fails=('2 ip route get')
+    fails=('2 ip route get' '1 egret doctor')
     look EgretDialFailed '^ +1 acme\s203.0.113.1.*\sa route, a rule of `ip rule`.*prohibits packets' 'ERROR cannot dial: .*Permission denied'
     machine ip rule del pref 150
     machine ip rule del pref 150
