@@ -108,10 +108,10 @@ fn of_routing(
     let (rules, routes) = (observed.rules[index].as_deref(), observed.routes[index].as_deref());
     let first = rules.and_then(|shown| before_mark_rule(shown, planned.mark, planned.table));
     // Egret's own is put before others, but nothing comes before the rules at 0.
-    let is_movable = first.is_none_or(|rule| !rule.starts_with("0:"));
+    let is_movable = first.as_deref().is_none_or(|rule| !rule.starts_with("0:"));
     let mark_rule = PartDifference {
         remedy: if is_movable { Remedy::Renew } else { Remedy::MoveRule },
-        ..PartDifference::new(PlanPart::MarkRule(family), routing::mark_rule(planned, rules))
+        ..PartDifference::new(PlanPart::MarkRule(family), routing::mark_rule(planned, rules, first))
     };
     let missing = routing::local_routes(planned, routes);
     let local_routes = match routing::foreign_route(planned, observed.steering_tables[index].as_deref()) {

@@ -3,15 +3,16 @@
 use crate::steering::{Routing, RulePackets, SteeringPlan, origin, overtaking, script, watched};
 use std::collections::{BTreeSet, HashSet};
 
-/// The difference in the rule that looks marked packets up, if any; `shown`: `ip -N rule show`.
-pub(super) fn mark_rule(routing: &Routing, shown: Option<&str>) -> Option<String> {
+/// The difference in the rule that looks marked packets up, if any; `shown`: `ip -N rule show`, `first`: the rule that comes
+/// before it.
+pub(super) fn mark_rule(routing: &Routing, shown: Option<&str>, first: Option<String>) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
     let (mark, table) = (routing.mark, routing.table);
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
     if !shown.lines().any(|line| has_words(line, &wanted)) {
         return Some(format!("no rule `{wanted}`"));
     }
-    before_mark_rule(shown, mark, table).map(|rule| {
+    first.map(|rule| {
         format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
     })
 }

@@ -102,8 +102,8 @@ impl LoadedField {
     }
 }
 
-/// Of a match of iptables' (`struct xt_conntrack_mtinfo3`, `struct xt_mark_mtinfo1`): whether it is about what is known or
-/// marked, and about what is invalid.
+/// Facts of a match of iptables (`struct xt_conntrack_mtinfo3`, `struct xt_mark_mtinfo1`): true if it is for known or marked
+/// packets, and true if it is for invalid ones.
 fn is_of_known(name: &str, info: &[u8]) -> (bool, bool) {
     // XT_CONNTRACK_STATE, XT_CONNTRACK_STATE_INVALID, XT_CONNTRACK_STATE_UNTRACKED
     const STATE: u16 = 1;

@@ -21,9 +21,14 @@ const RULE_PROTOCOL: u16 = 21;
 const RULE_IP_PROTOCOL: u16 = 22;
 const RULE_SOURCE_PORTS: u16 = 23;
 const RULE_PORTS: u16 = 24;
-/// `FR_ACT_TO_TBL`, `FR_ACT_GOTO`, and the flag `FIB_RULE_INVERT`.
+/// `FR_ACT_TO_TBL`, `FR_ACT_GOTO`, `FR_ACT_NOP`, `FR_ACT_BLACKHOLE`, `FR_ACT_UNREACHABLE`, `FR_ACT_PROHIBIT`, and the flag
+/// `FIB_RULE_INVERT`.
 const LOOK_UP: u8 = 1;
 const GO_TO: u8 = 2;
+const NOTHING: u8 = 3;
+const BLACKHOLE: u8 = 6;
+const UNREACHABLE: u8 = 7;
+const PROHIBIT: u8 = 8;
 const INVERTED: u32 = 2;
 
 /// A rule of policy routing.
@@ -66,10 +71,10 @@ pub fn rules(family: IpFamily) -> io::Result<Vec<RoutingRule>> {
         let action = match byte(7) {
             LOOK_UP => format!("lookup {table}"),
             GO_TO => format!("goto {}", number(RULE_TARGET).unwrap_or_default()),
-            3 => "nop".to_owned(),
-            6 => "blackhole".to_owned(),
-            7 => "unreachable".to_owned(),
-            8 => "prohibit".to_owned(),
+            NOTHING => "nop".to_owned(),
+            BLACKHOLE => "blackhole".to_owned(),
+            UNREACHABLE => "unreachable".to_owned(),
+            PROHIBIT => "prohibit".to_owned(),
             other => other.to_string(),
         };
         let protocol = value(RULE_IP_PROTOCOL).and_then(|value| value.first());

@@ -21,7 +21,7 @@ pub(super) struct AskedFlow<'a> {
     pub(super) params: &'a SteeringParams,
     /// The gateway's control socket.
     pub(super) socket: Option<&'a Path>,
-    /// Of the client's tenant.
+    /// Networks of the client's tenant.
     pub(super) sources: &'a [IpNet],
     pub(super) caller: Caller,
     pub(super) name: String,
@@ -29,7 +29,7 @@ pub(super) struct AskedFlow<'a> {
     pub(super) request: Vec<u8>,
 }
 
-impl AskedFlow<'_> {
+impl<'a> AskedFlow<'a> {
     /// Makes the connection, a second time if something was lost that the gateway does not account for.
     pub(super) fn stations(&mut self) -> Vec<CheckFinding> {
         let exchange = self.caller.call(self.server, &self.request, true, Patience::LONG);
@@ -74,10 +74,8 @@ impl AskedFlow<'_> {
             format!("{} bytes sent, and taken by the gateway: flow {}", exchange.sent, flow.flow),
         ));
         found.extend(self.verdict(None));
-        let cause = ways(&flow).and_then(|(server, source)| {
-            let way = WayOut { params: self.params, server, source: source.ip() };
-            way.own_fault(&mut self.caller, self.server, &self.request)
-        });
+        let cause = ways(&flow)
+            .and_then(|ends| self.way_out(ends).own_fault(&mut self.caller, self.server, &self.request));
         found.push(cause.map_or(failed, |cause| own_fault(&flow, cause)));
         Some(found)
     }
@@ -103,15 +101,18 @@ impl AskedFlow<'_> {
         found.extend(self.verdict(flow.as_ref()));
         let refused = flow.filter(|flow| failed.is_some() && is_refused(flow));
         let ends = refused.as_ref().and_then(|flow| flow.dialled.zip(flow.source));
-        let cause = ends.and_then(|(server, source)| {
-            let way = WayOut { params: self.params, server, source: source.ip() };
-            way.own_refusal(&mut self.caller, self.server, &self.request)
-        });
+        let cause = ends
+            .and_then(|ends| self.way_out(ends).own_refusal(&mut self.caller, self.server, &self.request));
         found.extend(match (refused, cause) {
             (Some(flow), Some(cause)) => Some(own_fault(&flow, cause)),
             _ => failed,
         });
         found
+    }
+
+    /// The gateway's way to a server, from a source address.
+    fn way_out(&self, (server, source): (SocketAddr, SocketAddr)) -> WayOut<'a> {
+        WayOut { params: self.params, server, source: source.ip() }
     }
 
     /// The verdict on such flows; and where this flow was denied in spite of it, its end.
