@@ -5,14 +5,17 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::servers::Server;
 use crate::wait::{PATIENCE, wait_for};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use serde_json::Value;
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// TLS alert descriptions that denials use.
 pub const ACCESS_DENIED: u8 = 49;
@@ -128,6 +131,22 @@ pub fn expect_reset_while_sending(mut stream: &TcpStream) {
         Err(error) => Ok(error),
     });
     assert!(matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{error}");
+}
+
+/// Returns a socket's error within some time, before which nothing may arrive; leaves it as its time limit. A call with a
+/// timeout is interrupted, and not restarted, when the process is stopped or frozen for a moment, which may happen to a
+/// test run.
+pub fn first_error(socket: impl AsFd, time: Duration) -> ErrorKind {
+    let end = Instant::now() + time;
+    loop {
+        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        SockRef::from(&socket).set_read_timeout(Some(left)).unwrap();
+        match recv(socket.as_fd().as_raw_fd(), &mut [0; 16], MsgFlags::empty()) {
+            Ok(n) => panic!("{n} bytes arrived"),
+            Err(Errno::EINTR) => {}
+            Err(error) => return io::Error::from(error).kind(),
+        }
+    }
 }
 
 /// Reads up to end of file; a reset is a failure.

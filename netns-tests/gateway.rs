@@ -16,6 +16,9 @@ use std::fs::{self, OpenOptions};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 use tempfile::TempDir;
 
 pub const EGRET: &str = env!("CARGO_BIN_EXE_egret");
@@ -208,6 +211,24 @@ impl<'lab> Gateway<'lab> {
         done
     }
 
+    /// Runs `work` while the process is stopped and continued again and again, as a freezer, a debugger or a suspended
+    /// machine do it: what the kernel interrupts then must not be lost.
+    pub fn while_interrupted<T>(&self, work: impl FnOnce() -> T) -> T {
+        let (running, ended) = mpsc::channel::<()>();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                while ended.recv_timeout(Duration::from_micros(200)) == Err(RecvTimeoutError::Timeout) {
+                    self.signal(Signal::SIGSTOP);
+                    // One that comes at once takes the stop back.
+                    thread::sleep(Duration::from_micros(100));
+                    self.signal(Signal::SIGCONT);
+                }
+            });
+            let _running = running;
+            work()
+        })
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
@@ -317,7 +338,7 @@ fn spawn_as(lab: &Lab, files: &Files, mut command: Command) -> Child {
 
 impl Drop for Gateway<'_> {
     fn drop(&mut self) {
-        let failed = std::thread::panicking();
+        let failed = thread::panicking();
         let _ = self.child.kill();
         let _ = self.child.wait();
         if failed {

@@ -1,18 +1,19 @@
 //! The packet rules: they intercept the right packets, fail closed, and leave no trace.
 
-use crate::clients::connect_from;
+use crate::clients::{connect_from, first_error};
 use crate::config::Config;
 use crate::flows::Flow;
 use crate::gateway::{Files, Gateway, Rules, unprivileged};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::{Namespace, text};
+use crate::requests::expect;
 use crate::servers::Server;
 use crate::traffic::pass;
 use crate::wait::PATIENCE;
 use std::fs;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 crate::trials! {
     both families:
@@ -120,16 +121,12 @@ fn masqueraded_pools_send_nothing(family: Family) {
         lab.gateway.shell(&lost);
         (&flow.client).write_all(b"late").unwrap();
         let second = lab.connect(Tenant::Alpha, server.address());
-        let mut read = [0; 4];
-        flow.upstream.set_read_timeout(Some(BRIEF)).unwrap();
-        let early = (&flow.upstream).read(&mut read).map_err(|error| error.kind());
-        assert_eq!(early, Err(ErrorKind::WouldBlock), "{rules:?}: {lost}");
+        assert_eq!(first_error(&flow.upstream, BRIEF), ErrorKind::WouldBlock, "{rules:?}: {lost}");
         server.assert_untouched();
         // Nothing was refused: it comes once the rules are back.
         lab.must_steer("up", &path, rules);
         flow.upstream.set_read_timeout(Some(PATIENCE)).unwrap();
-        (&flow.upstream).read_exact(&mut read).unwrap();
-        assert_eq!(&read, b"late");
+        expect(&flow.upstream, "late");
         let upstream = server.accept();
         assert!(Tenant::Alpha.owns_source(upstream.peer_addr().unwrap().ip()), "{rules:?}: {lost}");
         pass(&second, &upstream, b"hello");
@@ -172,20 +169,6 @@ fn send_to_udp_443(family: Family, rules: Rules, forwarding: bool, time: Duratio
     let told = first_error(&client, time);
     assert_eq!(server.recv(&mut [0; 16]).unwrap_err().kind(), ErrorKind::WouldBlock, "it reached the server");
     told
-}
-
-/// Returns a socket's error within some time. A call with a timeout is interrupted, and not restarted, when the process
-/// is stopped or frozen for a moment, which may happen to a test run.
-fn first_error(socket: &UdpSocket, time: Duration) -> ErrorKind {
-    let end = Instant::now() + time;
-    loop {
-        let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        socket.set_read_timeout(Some(left)).unwrap();
-        let told = socket.recv(&mut [0; 16]).unwrap_err().kind();
-        if told != ErrorKind::Interrupted {
-            return told;
-        }
-    }
 }
 
 /// Everything that steering could change, without counters.

@@ -3,9 +3,11 @@
 use crate::clients::read_all;
 use crate::config::Config;
 use crate::flows::Flow;
+use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::requests::{FIRST, OK, expect};
 use crate::servers::Server;
+use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, send};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -16,12 +18,19 @@ crate::trials! {
     both families:
         urgent_data_stays_in_the_stream,
         urgent_data_in_bulk_loses_nothing,
+        interrupted_gateways_lose_nothing,
         urgent_data_hides_no_request;
     once:
 }
 
 fn urgent(stream: &TcpStream, bytes: &[u8]) {
-    assert_eq!(send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB).unwrap(), bytes.len());
+    let sent = loop {
+        match send(stream.as_raw_fd(), bytes, MsgFlags::MSG_OOB) {
+            Err(Errno::EINTR) => {} // this process was stopped for a moment
+            sent => break sent.unwrap(),
+        }
+    };
+    assert_eq!(sent, bytes.len());
 }
 
 /// Sends piece by piece, every other as urgent data, whose last byte is the urgent one.
@@ -77,11 +86,31 @@ fn urgent_data_stays_in_the_stream(family: Family) {
 }
 
 fn urgent_data_in_bulk_loses_nothing(family: Family) {
-    const PIECE: usize = 700_001;
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
-    let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
+    bulk_arrives(&gateway, Flow::open(&lab, Tenant::Alpha, &server));
+}
+
+/// A read at urgent data says "would block" although bytes are there, of which no event tells again, while a signal is
+/// pending (`tcp_recvmsg_locked` in net/ipv4/tcp.c).
+fn interrupted_gateways_lose_nothing(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    gateway.while_interrupted(|| {
+        let flow = Flow::open(&lab, Tenant::Alpha, &server);
+        for _ in 0..2_000 {
+            urgent(&flow.client, b"(!");
+            expect(&flow.upstream, "(!");
+        }
+        bulk_arrives(&gateway, flow);
+    });
+}
+
+/// Many bytes both ways, urgent ones among them.
+fn bulk_arrives(gateway: &Gateway<'_>, Flow { client, upstream }: Flow) {
+    const PIECE: usize = 700_001;
     let piece: Vec<u8> = (0..251).cycle().take(PIECE).collect();
     let bulk = |mut stream: &TcpStream| {
         for _ in 0..8 {
@@ -105,11 +134,8 @@ fn urgent_data_in_bulk_loses_nothing(family: Family) {
     gateway.expect_outcome(client.local_addr().unwrap(), "closed");
 }
 
-/// The server reads the bytes that were judged: every one, none of them urgent.
-fn urgent_data_hides_no_request(family: Family) {
-    let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
-    let server = lab.listen(Host::Named, family, 80);
+/// First requests and later ones, a byte of each urgent.
+fn requests_arrive(lab: &Lab, server: &Server) {
     for at in [1, 4, 30, FIRST.len()] {
         let (head, rest) = FIRST.split_at(at);
         let client = lab.connect(Tenant::Alpha, server.address());
@@ -119,11 +145,18 @@ fn urgent_data_hides_no_request(family: Family) {
         expect(&upstream, FIRST);
         upstream.write_all(OK.as_bytes()).unwrap();
         expect(&client, OK);
-        // The same for later bytes.
         urgent(&client, head.as_bytes());
         (&client).write_all(rest.as_bytes()).unwrap();
         expect(&upstream, FIRST);
     }
+}
+
+/// The server reads the bytes that were judged: every one, none of them urgent.
+fn urgent_data_hides_no_request(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config::default());
+    let server = lab.listen(Host::Named, family, 80);
+    requests_arrive(&lab, &server);
     // A name that would be permitted only without its urgent byte is denied.
     let (head, rest) = FIRST.split_at(FIRST.find("allowed").unwrap());
     let mut client = lab.connect(Tenant::Alpha, server.address());

@@ -110,11 +110,11 @@ impl Socket {
 
     /// Copies the next bytes without consuming them. Stops at urgent data: see [`Self::read_ahead`].
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(ahead) = self.ahead() else { return stream::peek(self, buffer) };
+        let Some(ahead) = self.ahead() else { return self.past_mark(|| stream::peek(self, buffer)) };
         let ahead = ahead.borrow();
         let n = ahead.len().min(buffer.len());
         buffer[..n].copy_from_slice(&ahead[..n]);
-        Ok(n + stream::peek(self, &mut buffer[n..]).unwrap_or(0))
+        Ok(n + self.past_mark(|| stream::peek(self, &mut buffer[n..])).unwrap_or(0))
     }
 
     /// Lets [`Self::peek`] return more than `peeked` bytes if the rest is behind urgent data. True if it does.
@@ -131,12 +131,28 @@ impl Socket {
 
     /// Reads bytes; 0 is the end of the stream.
     pub fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(ahead) = self.ahead() else { return stream::read(self, buffer) };
+        let Some(ahead) = self.ahead() else { return self.past_mark(|| stream::read(self, buffer)) };
         let mut ahead = ahead.borrow_mut();
         let n = ahead.len().min(buffer.len());
         buffer[..n].copy_from_slice(&ahead[..n]);
         ahead.drain(..n);
         Ok(n)
+    }
+
+    /// Repeats a call that says "would block" although bytes are there, of which no further event would tell: at urgent
+    /// data, while a signal is pending, as when the process is stopped or frozen (`tcp_recvmsg_locked` in
+    /// net/ipv4/tcp.c).
+    fn past_mark(&self, mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+        loop {
+            match call() {
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock
+                        && self.may_hold_back()
+                        && stream::is_at_urgent_mark(self)?
+                        && stream::waiting(self)? > 0 => {}
+                result => return result,
+            }
+        }
     }
 
     /// True if bytes that were read ahead are still to be read.

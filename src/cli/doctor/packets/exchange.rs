@@ -86,6 +86,10 @@ impl ProbeExchange {
         Self { handshake: Err(error), too_big: TooBig::NotTried, sent: 0, answer }
     }
 
+    fn reset(error: io::Error) -> Self {
+        Self { handshake: Ok(()), too_big: TooBig::NotTried, sent: 0, answer: ProbeAnswer::none(error) }
+    }
+
     /// From the probe's host to a server behind the machine.
     pub(super) fn from_client(
         probe: &ProbeHost,
@@ -131,6 +135,8 @@ impl ProbeExchange {
         });
         let mut socket = match connected {
             Ok(socket) => socket,
+            // Reset after the handshake: a SYN is refused otherwise (`tcp_reset` in net/ipv4/tcp_input.c).
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Self::reset(error),
             Err(error) => return Self::unanswered(error),
         };
         let too_big = told.map_or(TooBig::NotTried, |(raw, told)| raw.tell_too_big(told));
