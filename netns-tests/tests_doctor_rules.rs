@@ -1,7 +1,7 @@
 //! Doctor with other programs' packet rules: it names the rule that drops packets, with a cure that works. How steering was put
 //! in place has no bearing on that, unless a test says so.
 
-use crate::doctor::{assert_passes, assert_told, config, no_obstacle, obstacle, packets};
+use crate::doctor::{assert_named, assert_passes, assert_told, config, no_obstacle, obstacle, packets};
 use crate::gateway::Rules;
 use crate::lab::Lab;
 use crate::wait::{wait_for, wait_until};
@@ -14,6 +14,7 @@ crate::trials! {
         nftables_service_table_is_named,
         reverse_path_rule_in_later_hook_is_named,
         output_firewall_is_named,
+        reject_of_requests_is_named,
         stateful_firewall_before_pools_is_named,
         early_hooks_are_named,
         rules_for_some_packets_are_named,
@@ -114,6 +115,16 @@ fn output_firewall_is_named() {
             "the SYN ends at output",
         ],
     );
+}
+
+/// The handshake passes, and a rule answers what follows with a reset, as one that looks into requests does.
+fn reject_of_requests_is_named() {
+    let lab = Lab::new();
+    let gateway = lab.start_steered_gateway(&config(), Rules::Nftables);
+    lab.gateway.shell(
+        "iptables -A OUTPUT -o s0 -p tcp --dport 80 -m length --length 100: -j REJECT --reject-with tcp-reset",
+    );
+    assert_named(&lab, &gateway.config(), &["ends at output: table ip filter, chain OUTPUT, rule"]);
 }
 
 fn stateful_firewall_before_pools_is_named() {

@@ -1,7 +1,8 @@
 //! One request to the running gateway's control API: HTTP/1.1 on a unix socket.
 
 use super::config_path::DEFAULT_CONFIG;
-use super::{journal, last_good};
+use super::{interrupted, journal, last_good};
+use crate::clock;
 use crate::config;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
@@ -261,13 +262,8 @@ fn connect(path: &Path, time: Duration) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
     socket.set_write_timeout(Some(time))?;
     socket.set_read_timeout(Some(time))?;
-    loop {
-        match socket.connect(&address) {
-            // Interrupted when the process was stopped for a moment: wait again.
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            connected => return connected.map(|()| socket),
-        }
-    }
+    interrupted::repeat(clock::now() + time, || socket.connect(&address))?;
+    Ok(socket)
 }
 
 /// Returns status and body of a complete response.

@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod explain;
 mod findings;
 mod flow_log;
+mod interrupted;
 mod journal;
 mod last_good;
 mod man;

@@ -2,6 +2,8 @@
 
 use super::inputs::AskedResolver;
 use crate::cli::findings::CheckFinding;
+use crate::cli::interrupted;
+use crate::clock;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread;
@@ -71,7 +73,7 @@ fn ask(server: SocketAddr, name: &str) -> Result<(), Fault> {
     for _ in 0..ATTEMPTS {
         // An ICMP error about the first question may be told here.
         refused |= socket.send(&question).is_err();
-        match socket.recv(&mut buffer) {
+        match interrupted::repeat(clock::now() + PATIENCE, || socket.recv(&mut buffer)) {
             Ok(length) => {
                 if let Some(answer) = understood(id, buffer.get(..length).unwrap_or_default()) {
                     return answer;

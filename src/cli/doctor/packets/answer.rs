@@ -1,5 +1,6 @@
 //! Answers that probes read, and whether they are whole.
 
+use crate::cli::interrupted;
 use crate::clock;
 use socket2::Socket;
 use std::io::{self, Read as _};
@@ -25,13 +26,13 @@ impl ProbeAnswer {
     }
 
     /// Reads up to the end of the answer, to a silence as long as the socket's time-out, or for `patience` in all.
-    pub(super) fn read(socket: &mut Socket, patience: Duration) -> Self {
+    pub(super) fn read(socket: &mut Socket, silence: Duration, patience: Duration) -> Self {
         let start = clock::now();
         let mut bytes = Vec::new();
         let mut buffer = [0; 16 * 1024];
         let end = loop {
             let asked = clock::now();
-            match socket.read(&mut buffer) {
+            match interrupted::repeat(asked + silence, || socket.read(&mut buffer)) {
                 Ok(0) => break Ok(()),
                 Ok(length) => {
                     bytes.extend(buffer.get(..length).unwrap_or_default());
@@ -42,7 +43,6 @@ impl ProbeAnswer {
                         break Err(io::ErrorKind::TimedOut.into());
                     }
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) if clock::now() - asked > SILENCE => break Err(io::ErrorKind::TimedOut.into()),
                 Err(error) => break Err(error),
             }

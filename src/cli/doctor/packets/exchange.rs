@@ -3,6 +3,7 @@
 use super::answer::ProbeAnswer;
 use super::icmp;
 use super::probe::ProbeHost;
+use crate::cli::interrupted;
 use crate::cli::tool::output;
 use crate::clock;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
@@ -64,6 +65,9 @@ pub(super) struct Ends {
     pub(super) server: SocketAddr,
 }
 
+/// Longest wait for a packet of a connection that is there.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// The probe's raw sockets.
 struct Raw {
     tcp: Socket,
@@ -75,7 +79,7 @@ fn raw(probe: &ProbeHost, address: SocketAddr) -> io::Result<Raw> {
         if address.is_ipv4() { (Domain::IPV4, Protocol::ICMPV4) } else { (Domain::IPV6, Protocol::ICMPV6) };
     probe.run(|| {
         let tcp = Socket::new(domain, Type::RAW, Some(Protocol::TCP))?;
-        tcp.set_read_timeout(Some(Duration::from_millis(200)))?;
+        tcp.set_read_timeout(Some(LOOK))?;
         Ok(Raw { tcp, icmp: Socket::new(domain, Type::RAW, Some(protocol))? })
     })
 }
@@ -142,7 +146,7 @@ impl ProbeExchange {
         let too_big = told.map_or(TooBig::NotTried, |(raw, told)| raw.tell_too_big(told));
         let sent = send(&mut socket, request, patience.silence).map(|()| request.len());
         let answer = match &sent {
-            Ok(_) => ProbeAnswer::read(&mut socket, patience.answer),
+            Ok(_) => ProbeAnswer::read(&mut socket, patience.silence, patience.answer),
             Err(error) => ProbeAnswer::none(error.kind().into()),
         };
         Self { handshake: Ok(()), too_big, sent: sent.unwrap_or_default(), answer }
@@ -176,14 +180,11 @@ fn bound(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 
 /// Sends all of it within the time; a write that was cut short by the socket's time-out is not tried again for as long.
 fn send(socket: &mut Socket, mut request: &[u8], patience: Duration) -> io::Result<()> {
-    let start = clock::now();
+    let deadline = clock::now() + patience;
     while !request.is_empty() {
-        match socket.write(request) {
-            Ok(sent) => request = request.get(sent..).unwrap_or_default(),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        if !request.is_empty() && clock::now() - start > patience {
+        let sent = interrupted::repeat(deadline, || socket.write(request))?;
+        request = request.get(sent..).unwrap_or_default();
+        if !request.is_empty() && clock::now() > deadline {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
@@ -215,8 +216,9 @@ impl Raw {
     fn sequence(&self, ends: Ends) -> Option<u32> {
         const SYN: u8 = 2;
         let mut buffer = [0; 256];
+        let deadline = clock::now() + LOOK;
         for _ in 0..16 {
-            let length = (&self.tcp).read(&mut buffer).ok()?;
+            let length = interrupted::repeat(deadline, || (&self.tcp).read(&mut buffer)).ok()?;
             // IPv4 raw sockets are given the IP header, IPv6 ones are not.
             let skip = if ends.client.is_ipv4() { usize::from(buffer[0] & 0xf) * 4 } else { 0 };
             let Some(tcp) = buffer.get(skip..length).filter(|tcp| tcp.len() >= 20) else { continue };

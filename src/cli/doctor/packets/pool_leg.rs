@@ -62,7 +62,7 @@ impl PoolLeg<'_> {
             for destination in self.destinations {
                 match self.attempt(&attempt, *destination, tell_too_big, false) {
                     Ok((exchange, ..)) => {
-                        let lost = lost(&exchange);
+                        let lost = lost_to_stand_in(&exchange);
                         passed = lost.is_none().then(|| success(&exchange));
                         first_lost = first_lost.or(lost);
                         // A filter may drop the handshake to documentation addresses alone.
@@ -182,7 +182,7 @@ impl PoolLeg<'_> {
         }
         let (exchange, spot, evidence) =
             self.attempt(attempt, destination, first_lost == Some(LostPart::TooBig), true).ok()?;
-        let (lost, evidence) = (lost(&exchange)?, evidence?);
+        let (lost, evidence) = (lost_to_stand_in(&exchange)?, evidence?);
         let unusable = |error: &io::Error| {
             use io::ErrorKind::{AddrNotAvailable, InvalidInput, NetworkUnreachable};
             matches!(error.kind(), AddrNotAvailable | InvalidInput | NetworkUnreachable)
@@ -205,6 +205,11 @@ impl PoolLeg<'_> {
         };
         Some(failure(Leg::Pool, lost, &who, evidence.cause(lost, attempt.source, &spot, &cure)))
     }
+}
+
+/// The part that got lost, if any. The server is doctor's own and always answers: a reset is not its.
+fn lost_to_stand_in(exchange: &ProbeExchange) -> Option<LostPart> {
+    lost(exchange).or_else(|| exchange.answer.bytes.is_empty().then_some(LostPart::Data))
 }
 
 /// Every address of a network.

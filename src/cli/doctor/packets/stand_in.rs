@@ -1,6 +1,8 @@
 //! A server on a probe's host, in place of one outside: takes a request, and sends an answer of many packets.
 
 use super::probe::ProbeHost;
+use crate::cli::interrupted;
+use crate::clock;
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -67,10 +69,11 @@ fn serve(mut client: TcpStream) -> io::Result<()> {
     client.set_nonblocking(false)?;
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
+    let deadline = clock::now() + PATIENCE;
     let mut request = Vec::new();
     let mut buffer = [0; 16 * 1024];
     while !request.ends_with(b"\r\n\r\n") {
-        let length = client.read(&mut buffer)?;
+        let length = interrupted::repeat(deadline, || client.read(&mut buffer))?;
         request.extend(buffer.get(..length).unwrap_or_default());
         if request.first() == Some(&0x16) {
             return client.write_all(&TLS_ALERT);
