@@ -102,9 +102,9 @@ use std::thread;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // Some tests wait for the kernel's timers; others use the processors meanwhile.
+    // Some tests wait, for the kernel's timers or for packets that get lost; others use the processors meanwhile.
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    arguments.test_threads.get_or_insert(processors + 1);
+    arguments.test_threads.get_or_insert(processors + 2);
     if !arguments.list
         && let Err(refusal) = sandbox::enter()
     {
@@ -184,7 +184,26 @@ fn main() -> ExitCode {
         tests_startup::trials(),
         tests_health::trials(),
     ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit_code()
+    let trials = trials.into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, interleaved(trials, |trial| trial.kind().starts_with("doctor")))
+        .exit_code()
+}
+
+/// Spreads the trials that are picked evenly among the others: those of doctor wait half of their time, and leave the
+/// processors idle when they run side by side.
+fn interleaved(trials: Vec<Trial>, pick: impl Fn(&Trial) -> bool) -> Vec<Trial> {
+    let (picked, others): (Vec<_>, Vec<_>) = trials.into_iter().partition(pick);
+    let every = others.len().div_ceil(picked.len().max(1)).max(1);
+    let mut picked = picked.into_iter();
+    let mut all = Vec::new();
+    for (place, trial) in others.into_iter().enumerate() {
+        if place % every == 0 {
+            all.extend(picked.next());
+        }
+        all.push(trial);
+    }
+    all.extend(picked);
+    all
 }
 
 /// Creates one trial per address family.

@@ -33,20 +33,31 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # --target keeps these flags away from build scripts and procedural macros.
 export RUSTFLAGS="${RUSTFLAGS:-} --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
+-Cllvm-args=-sanitizer-coverage-trace-compares"
 cargo build --release --manifest-path fuzz/Cargo.toml --target "$host" --bins
 
+# Runs a target; its report is in the folder of its artifacts.
+fuzz() {
+    local target=$1 corpus=fuzz/corpus/$1 artifacts=fuzz/artifacts/$1
+    mkdir -p "$corpus" "$artifacts"
+    "$CARGO_TARGET_DIR/$host/release/$target" "$corpus" "fuzz/seeds/$target" \
+        -max_total_time="$seconds" -max_len="$(max_len "$target")" -timeout=10 -rss_limit_mb=2048 \
+        -artifact_prefix="$artifacts/" -print_final_stats=1 >"$artifacts/last-run.log" 2>&1
+}
+
+echo "== ${targets[*]}: $seconds s, side by side"
+jobs=()
+trap 'kill "${jobs[@]}" 2>/dev/null || :' EXIT
+for target in "${targets[@]}"; do
+    fuzz "$target" &
+    jobs+=($!)
+done
 failed=0
 summary=()
-for target in "${targets[@]}"; do
-    corpus=fuzz/corpus/$target artifacts=fuzz/artifacts/$target
-    mkdir -p "$corpus" "$artifacts"
+for i in "${!targets[@]}"; do
+    target=${targets[i]} artifacts=fuzz/artifacts/${targets[i]}
     log=$artifacts/last-run.log
-    echo "== $target: $seconds s"
-    if "$CARGO_TARGET_DIR/$host/release/$target" "$corpus" "fuzz/seeds/$target" \
-        -max_total_time="$seconds" -max_len="$(max_len "$target")" -timeout=10 -rss_limit_mb=2048 \
-        -artifact_prefix="$artifacts/" -print_final_stats=1 >"$log" 2>&1
-    then
+    if wait "${jobs[i]}"; then
         runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")
         cover=$(sed -n 's/.*cov: \([0-9]*\).*/\1/p' "$log" | tail -n 1)
         summary+=("ok     $target: $runs runs, $cover edges covered")
