@@ -5,7 +5,6 @@
 
 // floor 0
 pub mod clock;
-pub mod sys;
 pub mod transport;
 // floor 1
 pub mod addr;
@@ -14,6 +13,7 @@ pub mod files;
 pub mod hostname;
 pub mod interface;
 pub mod outcome;
+pub mod sys;
 pub mod units;
 // floor 2
 pub mod egress;

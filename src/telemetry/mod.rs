@@ -1,4 +1,4 @@
-//! The metric catalogue, the flow log and the audit log.
+//! The metric catalogue, the flow log, the audit log, and traces of flows.
 
 mod audit_log;
 pub mod catalogue;

@@ -48,8 +48,8 @@ impl<'w> FlowOwner<'w> {
         views.judge(&self.facts(Inspection::Violation(outcome))).denies().is_none()
     }
 
-    /// True if monitor mode waives a denial with this outcome. The flow is then not judged any more, and ends with the
-    /// mode.
+    /// True if monitor mode waives a denial with this outcome. The flow is then not judged any more; a reload that ends the
+    /// mode ends it.
     pub(super) fn waives(&self, outcome: Outcome) -> bool {
         if !self.is_waived(outcome) {
             return false;
