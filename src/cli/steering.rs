@@ -8,7 +8,7 @@ use crate::steering::{
     MachineOutput, MissingInterfaces, PartDifference, PlanPart, Remedy, SteeringOutput, SteeringParams,
     SteeringPlan,
 };
-use crate::sys::routing;
+use crate::sys::{reserved_ports, routing};
 use std::cell::Cell;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
@@ -299,7 +299,7 @@ fn observe(table: u32) -> SteeringOutput {
         routes: [routes("-4"), routes("-6")],
         steering_tables: [steering_table("-4"), steering_table("-6")],
         interfaces: routing::interfaces().unwrap_or_default(),
-        reserved_ports: std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok(),
+        reserved_ports: reserved_ports::reserved_ports().ok(),
     };
     SteeringOutput { is_denied: is_denied.get(), ..observed }
 }

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::egress::{Discrepancies, KernelSockets, Ledger, Pools, ReaperStop, Reconciler};
 use crate::steering;
+use crate::sys::reserved_ports;
 use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
 use crate::telemetry::SockDiagMeters;
 use arc_swap::ArcSwap;
@@ -242,7 +243,7 @@ fn culprit(sockets: &[KernelSocket], source: SocketAddr, to: SocketAddr) -> Opti
 fn warn_of_ports_not_reserved(config: &Config) {
     let ranges: Vec<PortRange> = config.pools.iter().map(|pool| pool.ports).collect();
     let wanted = steering::reserved_ports(&ranges, ephemeral_ports());
-    let present = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").ok();
+    let present = reserved_ports::reserved_ports().ok();
     if let Some(wrong) = steering::not_reserved(&wanted, present.as_deref()) {
         let all: Vec<_> = wanted.iter().map(ToString::to_string).collect();
         tracing::warn!(

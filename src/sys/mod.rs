@@ -15,6 +15,7 @@ pub mod packet_rules;
 pub mod pipe;
 pub mod priority;
 pub mod refusals;
+pub mod reserved_ports;
 pub mod routing;
 pub mod sock_diag;
 pub mod socket;
