@@ -88,6 +88,7 @@ mod tests_tls;
 mod tests_tls_names;
 mod tests_trace;
 mod tests_truth;
+mod tests_untracked;
 mod tests_upgrades;
 mod tests_urgent;
 mod tests_verify;
@@ -137,6 +138,7 @@ fn main() -> ExitCode {
         tests_http::trials(),
         tests_requests::trials(),
         tests_framing::trials(),
+        tests_untracked::trials(),
         tests_upgrades::trials(),
         tests_retry::trials(),
         tests_sources::trials(),

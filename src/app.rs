@@ -22,7 +22,7 @@ use crate::config::{Config, ConfigDigest, LoadedConfig};
 use crate::control::{
     ActiveConfig, Auditor, CompiledConfig, ControlHandles, ControlPlane, DeferredDrop, ExpectedNetwork,
     FallbackReason, ForecastHandle, MonitoringLog, NetworkThread, PolicySource, RecheckHandle,
-    ReconcilerThread, ReloadHandle, Reloader, SharedCandidate,
+    ReconcilerThread, ReloadHandle, Reloader, SharedCandidate, UntrackedPools,
 };
 use crate::egress::{Dialler, Ledger};
 use crate::flow::{FlowEvent, FlowSink, FlowTable, UNKNOWN_TENANT};
@@ -97,6 +97,7 @@ impl App {
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
         let reconciler = ReconcilerThread::start(&config, &in_force, &ledger, &metrics.gateway().sock_diag)?;
         let gateway = Arc::new(gateway_state(built.snapshot, room.flows, flow_log.as_ref(), &metrics));
+        let untracked = UntrackedPools::new(&config.pools, clock::now());
         let readiness = Readiness::new();
         let network = NetworkThread::start(&gateway, &in_force, expected, listen.is_ipv6(), &readiness)?;
 
@@ -129,6 +130,7 @@ impl App {
             last_good: startup.last_good.clone(),
             started_with,
             network: network.clone(),
+            untracked,
         };
         let (reloads, begin) = reloader.start()?;
 

@@ -27,6 +27,7 @@ mod snapshot;
 mod steered;
 mod steering_counts;
 mod trace;
+mod untracked;
 mod verification;
 
 pub(crate) use active_config::{ActiveConfig, CompiledConfig};
@@ -51,4 +52,5 @@ pub(crate) use reconcile::{LastReconciliation, ReconcilerThread};
 pub(crate) use reload::{ReloadHandle, Reloader};
 pub use steered::steering_params;
 pub(crate) use steering_counts::counts as steering_counts;
+pub(crate) use untracked::UntrackedPools;
 pub(crate) use verification::{asked_servers, looked_up};

@@ -13,6 +13,7 @@ use super::network::{ExpectedNetwork, NetworkThread};
 use super::policy_source::PolicySource;
 use super::recheck::RecheckHandle;
 use super::snapshot;
+use super::untracked::UntrackedPools;
 use crate::admin::{ControlError, PromoteOrder, ReloadAnswer};
 use crate::audit::{Originator, What};
 use crate::clock;
@@ -132,6 +133,7 @@ pub(crate) struct Reloader {
     /// Configuration that the gateway started with, until it is stored; `None` if it is stored already.
     pub(crate) started_with: Option<Texts>,
     pub(crate) network: NetworkThread,
+    pub(crate) untracked: UntrackedPools,
 }
 
 impl Reloader {
@@ -155,7 +157,10 @@ impl Reloader {
         memory::give_back();
         loop {
             let next = ordered.recv_timeout(TICK);
-            self.catch_panic(|reloader| reloader.watch_candidate());
+            self.catch_panic(|reloader| {
+                reloader.watch_candidate();
+                reloader.sweep_untracked();
+            });
             let worked = match next {
                 Ok(first) => {
                     self.run_tasks(std::iter::once(first).chain(ordered.try_iter()).take(WAITING));
@@ -221,6 +226,16 @@ impl Reloader {
         }
     }
 
+    /// Removes former pools whose flows have ended.
+    fn sweep_untracked(&mut self) {
+        let table = &self.gateway.table;
+        self.untracked.sweep(clock::now(), || {
+            let mut sources = Vec::new();
+            table.each(|flow| sources.push(flow.source.socket()));
+            sources
+        });
+    }
+
     /// A reload that takes effect only if it puts the candidate in force.
     pub(crate) fn promote(&mut self, by: Originator, order: PromoteOrder) -> ReloadAnswer {
         let before = Arc::clone(&self.in_force.current().version);
@@ -253,6 +268,8 @@ impl Reloader {
             self.check_candidate(&built.current.version, order)?;
             built.snapshot.candidate = None;
         }
+        // Before the first flow leaves by them.
+        self.untracked.expect(&config.pools, clock::now());
         config.tenants = Vec::new();
         config.pools = Vec::new();
         // Nothing below can fail.

@@ -49,7 +49,7 @@ fn sources(config: &Config) -> Vec<IpNet> {
 
 /// Networks of all pools. Adjacent ones with the same ports are merged, because each packet of the host is compared
 /// with every one.
-fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<SteeredPool> {
+pub(super) fn steered<'a>(pools: impl Iterator<Item = (PortRange, &'a [IpNet])>) -> Vec<SteeredPool> {
     let mut by_ports: Vec<(PortRange, Vec<IpNet>)> = Vec::new();
     for (ports, addresses) in pools {
         match by_ports.iter_mut().find(|(others, _)| *others == ports) {

@@ -5,6 +5,7 @@
 use super::params::LOG_PREFIX;
 use super::{PacketCounter, SteeredPool, SteeringParams, UdpTreatment};
 use crate::addr::PortRange;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// The differences between the families.
@@ -127,10 +128,11 @@ fn input(params: &SteeringParams, family: FamilyTools) -> Vec<String> {
             rules.push(format!("-i {} -p {protocol} {mark} -j ACCEPT", interface.iptables()));
         }
     }
-    for SteeredPool { network, ports } in pools(params, family) {
-        let (network, ports) = (network.trunc(), colon(*ports));
+    // To every port: flows may still live on ports that the pool does not have any more.
+    let networks = pools(params, family).map(|pool| pool.network.trunc());
+    for network in networks.collect::<BTreeSet<_>>() {
         rules.push(format!(
-            "-d {network} -p tcp -m tcp --dport {ports} ! --tcp-flags FIN,SYN,RST,ACK SYN -j ACCEPT"
+            "-d {network} -p tcp -m tcp ! --tcp-flags FIN,SYN,RST,ACK SYN -m conntrack --ctstate UNTRACKED -j ACCEPT"
         ));
         rules.push(format!("-d {network} -p {} -j EGRET_ERRORS", family.icmp));
     }

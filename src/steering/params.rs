@@ -63,7 +63,7 @@ pub enum UdpTreatment {
 }
 
 /// Source addresses and the ports handed out on them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SteeredPool {
     /// The addresses.
     pub network: IpNet,

@@ -191,7 +191,7 @@ local_route() { # -4|-6 TABLE NETWORK: the table delivers the network locally, u
     [ -n "$(ip "$1" route show table "$2" type local exact "$3" 2>/dev/null)" ] ||
         ip "$1" route add local "$3" dev lo table "$2" proto $proto
 }
-keep_routes() { # -4|-6 NETWORK@TABLE...: removes ours that are not among them
+keep_routes() { # -4|-6 NETWORK@TABLE...: removes ours that are not among them, and that no connection needs
     family=$1
     shift
     wanted=" $* "
@@ -202,8 +202,16 @@ keep_routes() { # -4|-6 NETWORK@TABLE...: removes ours that are not among them
         table=${line##* table }
         table=${table%% *}
         case $wanted in *" $network@$table "*) continue ;; esac
+        if has_connections "$network"; then
+            say "$network stays local: connections that left by it still live. Once they have ended, the next run removes it"
+            continue
+        fi
         ip "$family" route del local "$network" dev lo table "$table" proto $proto
     done
+}
+has_connections() { # NETWORK: as their own address
+    case $1 in default) return 1 ;; *:*) set -- "[$1]" ;; esac
+    have ss && [ -n "$(ss -Htn src "$1" 2>/dev/null)" ]
 }
 remove_routing() {
     for family in -4 -6; do

@@ -21,11 +21,11 @@ const AT_LEAST: u32 = 5;
 
 /// Matches, and the statements that run if all of them match.
 #[derive(Debug, Default)]
-pub(super) struct NftRule(Vec<u8>);
+pub(in crate::sys) struct NftRule(Vec<u8>);
 
 impl NftRule {
     /// Matches the input interface, by name or prefix.
-    pub(super) fn arriving_by(self, interface: &str) -> Self {
+    pub(in crate::sys) fn arriving_by(self, interface: &str) -> Self {
         let prefix = interface.trim_end_matches(['+', '*']);
         let mut name = prefix.as_bytes().to_vec();
         if prefix.len() == interface.len() {
@@ -34,24 +34,26 @@ impl NftRule {
         self.meta(META_INTERFACE).compare(EQUAL, &name)
     }
 
-    pub(super) fn tcp(self) -> Self {
+    pub(in crate::sys) fn tcp(self) -> Self {
         self.meta(META_PROTOCOL).compare(EQUAL, &[6])
     }
 
     /// Matches SYN without FIN, RST and ACK.
-    pub(super) fn syn(self) -> Self {
+    pub(in crate::sys) fn syn(self) -> Self {
         let zero = [0];
         let mask = [number(1, REGISTER), number(2, REGISTER), number(3, 1), data(4, &[0x17]), data(5, &zero)];
         self.payload(TRANSPORT, 13, 1).expression("bitwise", &mask.concat()).compare(EQUAL, &[0x02])
     }
 
-    pub(super) fn ports(self, first: u16, last: u16) -> Self {
-        self.payload(TRANSPORT, 2, 2)
-            .compare(AT_LEAST, &first.to_be_bytes())
-            .compare(AT_MOST, &last.to_be_bytes())
+    pub(in crate::sys) fn sent_from_ports(self, first: u16, last: u16) -> Self {
+        self.payload(TRANSPORT, 0, 2).within(first, last)
     }
 
-    pub(super) fn family(self, family: IpFamily) -> Self {
+    pub(in crate::sys) fn sent_to_ports(self, first: u16, last: u16) -> Self {
+        self.payload(TRANSPORT, 2, 2).within(first, last)
+    }
+
+    pub(in crate::sys) fn family(self, family: IpFamily) -> Self {
         let number = match family {
             IpFamily::V4 => 2, // NFPROTO_IPV4
             IpFamily::V6 => 10,
@@ -60,42 +62,56 @@ impl NftRule {
     }
 
     /// Matches destinations that are not local to this machine.
-    pub(super) fn for_others(self) -> Self {
+    pub(in crate::sys) fn for_others(self) -> Self {
         // NFT_FIB_RESULT_ADDRTYPE of NFTA_FIB_F_DADDR; RTN_LOCAL in the machine's byte order
         self.fib(3, 2).compare(UNEQUAL, &2_u32.to_ne_bytes())
     }
 
     /// Matches destinations without a route.
-    pub(super) fn without_route(self) -> Self {
+    pub(in crate::sys) fn without_route(self) -> Self {
         // whether (NFTA_FIB_F_PRESENT) there is an NFT_FIB_RESULT_OIF
         self.fib(1, 2 | 32).compare(EQUAL, &[0])
     }
 
     /// Matches source addresses in a set.
-    pub(super) fn client_in(self, family: IpFamily, set: &str) -> Self {
+    pub(in crate::sys) fn sent_by_one_of(self, family: IpFamily, set: &str) -> Self {
         let source = match family {
             IpFamily::V4 => self.payload(NETWORK, 12, 4),
             IpFamily::V6 => self.payload(NETWORK, 8, 16),
         };
-        source.expression("lookup", &[name(1, set), number(2, REGISTER)].concat())
+        source.lookup(set)
     }
 
-    pub(super) fn count(self) -> Self {
+    /// Matches destination addresses in a set.
+    pub(in crate::sys) fn sent_to_one_of(self, family: IpFamily, set: &str) -> Self {
+        let destination = match family {
+            IpFamily::V4 => self.payload(NETWORK, 16, 4),
+            IpFamily::V6 => self.payload(NETWORK, 24, 16),
+        };
+        destination.lookup(set)
+    }
+
+    /// Keeps connection tracking off the packet.
+    pub(in crate::sys) fn untrack(self) -> Self {
+        self.expression("notrack", &[])
+    }
+
+    pub(in crate::sys) fn count(self) -> Self {
         self.expression("counter", &[])
     }
 
     /// Rejects by a TCP reset (`NFT_REJECT_TCP_RST`).
-    pub(super) fn reset(self) -> Self {
+    pub(in crate::sys) fn reset(self) -> Self {
         self.expression("reject", &[number(1, 1), attribute_of(2, &[0])].concat())
     }
 
-    pub(super) fn jump(self, chain: &str) -> Self {
+    pub(in crate::sys) fn jump(self, chain: &str) -> Self {
         const JUMP: i32 = -3; // NFT_JUMP
         let verdict = attribute_of(2, &[number(1, JUMP.cast_unsigned()), name(2, chain)].concat());
         self.expression("immediate", &[number(1, 0), attribute_of(2, &verdict)].concat())
     }
 
-    pub(super) fn expressions(&self) -> Vec<u8> {
+    pub(in crate::sys) fn expressions(&self) -> Vec<u8> {
         self.0.clone()
     }
 
@@ -110,6 +126,14 @@ impl NftRule {
 
     fn fib(self, result: u32, flags: u32) -> Self {
         self.expression("fib", &[number(1, REGISTER), number(2, result), number(3, flags)].concat())
+    }
+
+    fn lookup(self, set: &str) -> Self {
+        self.expression("lookup", &[name(1, set), number(2, REGISTER)].concat())
+    }
+
+    fn within(self, first: u16, last: u16) -> Self {
+        self.compare(AT_LEAST, &first.to_be_bytes()).compare(AT_MOST, &last.to_be_bytes())
     }
 
     fn compare(self, how: u32, value: &[u8]) -> Self {
