@@ -10,6 +10,7 @@ use crate::servers::Server;
 use crate::wait::{wait_for, wait_until};
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
 crate::trials! {
     both families:
@@ -34,6 +35,7 @@ crate::trials! {
         rules_of_mistyped_interface_are_told,
         failed_renewal_is_repeated,
         rules_of_former_interface_are_renewed,
+        renamed_interface_takes_new_rules,
         rules_ahead_may_stay_where_harmless,
         reload_without_helper_names_the_command
 }
@@ -597,6 +599,52 @@ fn rules_of_former_interface_are_renewed() {
         }
         lab.must_steer("up", &gateway.config(), rules);
         wait_until_well(&gateway);
+    }
+}
+
+/// The rules are for a name that is gone, and the files are right. No tenant passes meanwhile.
+fn renamed_interface_takes_new_rules() {
+    for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
+        let lab = Lab::new();
+        lab.gateway.set_forwarding(true);
+        let off = |interface: &str| Config {
+            steering: "repair = \"off\"".into(),
+            interfaces: format!("[\"{interface}\"]"),
+            gateway: grown(&lab).gateway,
+            ..Config::default()
+        };
+        let mut gateway = lab.start_steered_gateway(&off("c0"), rules);
+        lab.gateway.shell("ip link set c0 down; ip link set c0 name c9; ip link set c9 up");
+        let server = Server::raw(&lab, Family::V4, 7000);
+        let hangs = || {
+            lab.try_connect(Tenant::Alpha, server.address(), Duration::from_millis(300)).unwrap_err();
+            assert!(server.accept_those_that_came().is_empty(), "{rules:?}");
+        };
+        let said = complaint(&gateway);
+        assert!(said.contains("there is no interface c0") && said.contains("correct [steering]"), "{said}");
+        hangs();
+        gateway.write(&off("c9").render(&gateway.flow_log()));
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains("is in force"), "{said}");
+        let told = |gateway: &Gateway<'_>| {
+            wait_for("rules of the former name to be told", || {
+                let (_, said) = gateway.get("/readyz").unwrap();
+                let is_told = said.contains("for interface c0")
+                    && said.contains("fix: `systemctl restart egret-steering")
+                    && !said.contains("correct [steering]");
+                if is_told { Ok(()) } else { Err(format!("{rules:?}: {said}")) }
+            });
+        };
+        told(&gateway);
+        hangs();
+        // Not known to a gateway that starts now.
+        gateway.kill();
+        let gateway = Gateway::start_unready(&lab, Files::new(&off("c9")));
+        told(&gateway);
+        hangs();
+        lab.must_steer("up", &gateway.config(), rules);
+        wait_until_well(&gateway);
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     }
 }
 

@@ -14,7 +14,7 @@ pub use entrances::{drops_marked, is_strict};
 pub use fault::{Lost, Part, Remedy};
 pub use ipv6::{Ipv6Routing, ipv6_routing};
 
-use super::{PacketRules, Routing, SteeringParams, overtaking};
+use super::{PacketRules, Routing, SteeringParams, overtaking, steered_interfaces};
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::sys::links;
@@ -49,6 +49,8 @@ pub struct SteeringMonitor {
     listen_port: u16,
     newcomers: [Newcomers; 2],
     seen: BTreeMap<TableKey, BTreeSet<u64>>,
+    /// Interfaces that rules were for when these parameters came: such rules are older than the files that these are from.
+    former: BTreeSet<String>,
 }
 
 /// Result of one look.
@@ -86,13 +88,23 @@ impl SteeringMonitor {
             newcomers: Default::default(),
             routing: plan.routing,
             seen: BTreeMap::new(),
+            former: BTreeSet::new(),
         }
     }
 
-    /// Watches for what other parameters ask for. What was seen is remembered.
+    /// The same for parameters of files that were read just now.
+    pub fn of_files(params: &SteeringParams) -> Self {
+        let former = steered_interfaces().iter().map(ToString::to_string).collect();
+        Self { former, ..Self::new(params) }
+    }
+
+    /// Watches for what other files ask for, which were read just now. What was seen is remembered.
     pub fn expect(&mut self, params: &SteeringParams) {
         let (seen, newcomers) = (std::mem::take(&mut self.seen), std::mem::take(&mut self.newcomers));
-        *self = Self { newcomers, seen, ..Self::new(params) };
+        let before = std::mem::take(&mut self.interfaces);
+        let mut monitor = Self { newcomers, seen, ..Self::of_files(params) };
+        monitor.former.extend(before.iter().map(ToString::to_string));
+        *self = monitor;
     }
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.
@@ -184,7 +196,7 @@ impl SteeringMonitor {
         let missing = self.newcomers[index].look(&self.routing[index], rules, present, now);
         if missing.fixed > 0 {
             let are = if missing.fixed == 1 { "is" } else { "are" };
-            let remedy = remedy_of_others(&missing.others, present);
+            let remedy = remedy_of_others(&missing.others, &self.former, present);
             let others: Vec<_> = missing.others.into_iter().collect();
             let there = match &others[..] {
                 [] => String::new(),
@@ -256,6 +268,7 @@ impl SteeringMonitor {
             steered: &self.interfaces,
             ports: self.ports.as_deref(),
             listen_port: self.listen_port,
+            former: &self.former,
             present,
         };
         if has_nf_tables && packet_rules::has_table(TableFamily::Inet, NFT_TABLE)? {

@@ -54,7 +54,7 @@ impl ExpectedNetwork {
     }
 
     pub(crate) fn watched(&self) -> Option<SteeringMonitor> {
-        self.watch.then(|| SteeringMonitor::new(&self.params))
+        self.watch.then(|| SteeringMonitor::of_files(&self.params))
     }
 
     /// The packets that are intercepted.

@@ -128,11 +128,16 @@ impl fmt::Display for Lost {
     }
 }
 
-/// The remedy where rules are for these interfaces, which the configuration in force does not name: they were made from an
-/// earlier one, or from files with errors.
-pub(super) fn remedy_of_others(others: &BTreeSet<String>, present: &[String]) -> Remedy {
-    let others: Vec<_> = others.iter().filter_map(|name| Interface::parse(name).ok()).collect();
-    if !others.is_empty() && are_absent(&others, present) { Remedy::CorrectFiles } else { Remedy::Renew }
+/// The remedy where rules are for these interfaces, which the configuration in force does not name. Those of `former`
+/// interfaces are older than it, as after an interface was renamed; others were made from files that are not in force, and go by
+/// names with errors where no such interface is there.
+pub(super) fn remedy_of_others(
+    others: &BTreeSet<String>,
+    former: &BTreeSet<String>,
+    present: &[String],
+) -> Remedy {
+    let all: Vec<_> = others.iter().filter_map(|name| Interface::parse(name).ok()).collect();
+    if !others.is_subset(former) && are_absent(&all, present) { Remedy::CorrectFiles } else { Remedy::Renew }
 }
 
 #[cfg(test)]
@@ -140,10 +145,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_rules_for_absent_interfaces_blame_files() {
+    fn only_new_rules_for_absent_interfaces_blame_files() {
         let present = ["lo", "ens5", "ens6", "veth7"].map(str::to_owned);
+        let former = BTreeSet::from(["ens9".to_owned()]);
         for (others, remedy) in [
             (&[][..], Remedy::Renew),
+            (&["ens9"], Remedy::Renew),
+            (&["ens7", "ens9"], Remedy::CorrectFiles),
             (&["ens5"], Remedy::Renew),
             (&["veth*"], Remedy::Renew),
             (&["ens5", "ens7"], Remedy::Renew),
@@ -151,7 +159,7 @@ mod tests {
             (&["enp*", "ens7"], Remedy::CorrectFiles),
         ] {
             let named = others.iter().map(|name| (*name).to_owned()).collect();
-            assert_eq!(remedy_of_others(&named, &present), remedy, "{others:?}");
+            assert_eq!(remedy_of_others(&named, &former, &present), remedy, "{others:?}");
         }
     }
 }

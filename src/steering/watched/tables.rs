@@ -32,6 +32,8 @@ pub(super) struct TableFacts<'a> {
     pub(super) ports: Option<&'a [PortRange]>,
     /// The port that the gateway listens on.
     pub(super) listen_port: u16,
+    /// Interfaces that older rules are for.
+    pub(super) former: &'a BTreeSet<String>,
     /// The names of the machine's interfaces.
     pub(super) present: &'a [String],
 }
@@ -90,7 +92,7 @@ pub(super) struct TableState {
 impl PlannedTable {
     /// Reads its state, and whether any chain of Egret's is there.
     pub(super) fn look(&self, backend: Backend, facts: TableFacts<'_>) -> io::Result<(TableState, bool)> {
-        let TableFacts { steered, ports, listen_port, present: there } = facts;
+        let TableFacts { steered, ports, listen_port, .. } = facts;
         let key = TableKey { family: self.family, table: self.name.clone() };
         let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
         let (mut wrong, mut rules, mut present) = (None, BTreeSet::new(), false);
@@ -107,7 +109,7 @@ impl PlannedTable {
             if let Some(what) = wrong_listener(name, &chain, listen_port) {
                 tell(what, Remedy::RestartBoth);
             }
-            if let Some((what, remedy)) = wrong_interfaces(name, &chain, interfaces, there) {
+            if let Some((what, remedy)) = wrong_interfaces(name, &chain, interfaces, facts) {
                 tell(what, remedy);
             }
             if chain.rules.len() < *wanted {
@@ -154,7 +156,7 @@ fn wrong_interfaces(
     name: &str,
     chain: &PacketChain,
     wanted: &BTreeSet<String>,
-    present: &[String],
+    facts: TableFacts<'_>,
 ) -> Option<(String, Remedy)> {
     let there = chain.rules.iter().filter_map(|rule| rule.ahead.comes_by.as_deref());
     let there: BTreeSet<_> = there.map(as_pattern).collect();
@@ -164,7 +166,7 @@ fn wrong_interfaces(
         return None;
     }
     let others: BTreeSet<_> = there.difference(wanted).cloned().collect();
-    let remedy = remedy_of_others(&others, present);
+    let remedy = remedy_of_others(&others, facts.former, facts.present);
     let others: Vec<_> = others.into_iter().collect();
     let what = match &others[..] {
         [] => format!("chain {name} has no rule for interface {missing}"),
