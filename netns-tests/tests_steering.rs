@@ -25,6 +25,8 @@ crate::trials! {
         iptables_rules_leave_no_trace,
         nftables_rules_leave_no_trace,
         iptables_leave_no_trace_on_bare_host,
+        lost_record_leaves_little_trace,
+        guard_spares_steering_without_record,
         changing_the_format_replaces_the_rules,
         other_interfaces_and_ports_are_untouched,
         doctor_finds_only_what_is_missing
@@ -261,6 +263,56 @@ fn rules_leave_no_trace(rules: Rules, foreign: bool) {
     assert_same(&before, &traces(&lab.gateway), "a second down changed something");
     let status = lab.steer("status", &files.config(), rules);
     assert!(!status.status.success(), "status says that all is in place: {}", text(&status));
+}
+
+/// Settings that the record alone tells stay, and are named.
+fn lost_record_leaves_little_trace() {
+    for rules in [Rules::Iptables, Rules::Nftables] {
+        for again in [false, true] {
+            let lab = Lab::new();
+            let files = Files::new(&Config::default());
+            let path = files.config();
+            lab.gateway.sysctl("net/ipv4/ip_local_reserved_ports", "500-510,57000");
+            let untold = "for name in core/somaxconn ipv4/tcp_migrate_req; do cat /proc/sys/net/$name; done";
+            let before = traces(&lab.gateway);
+            let settings = lab.gateway.shell(untold);
+            lab.must_steer("up", &path, rules);
+            fs::remove_file(lab.run.path().join("steering")).unwrap();
+            fs::remove_file(lab.run.path().join("up")).unwrap();
+            lab.must_steer("status", &path, rules);
+            if again {
+                lab.must_steer("up", &path, rules);
+            }
+            let down = lab.steer("down", &path, rules);
+            let told = text(&down).contains("and leaves net.core.somaxconn");
+            assert!(down.status.success() && told != again, "{}", text(&down));
+            for (name, value) in ["core/somaxconn", "ipv4/tcp_migrate_req"].into_iter().zip(settings.lines())
+            {
+                lab.gateway.sysctl(&format!("net/{name}"), value);
+            }
+            assert_same(&before, &traces(&lab.gateway), "something was left behind or taken away");
+        }
+    }
+}
+
+/// A guard without a record blocks nothing beside rules of an earlier `up`, and everything if one of them is missing.
+fn guard_spares_steering_without_record() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
+    let path = gateway.config();
+    let server = Server::raw(&lab, Family::V4, 7000);
+    fs::remove_file(lab.run.path().join("up")).unwrap();
+    let guard = lab.steer("guard", &path, Rules::Iptables);
+    assert!(text(&guard).contains("forwarding is not blocked"), "{}", text(&guard));
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    lab.must_steer("guard", &path, Rules::Iptables);
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    fs::remove_file(lab.run.path().join("up")).unwrap();
+    lab.gateway.shell("ip -6 rule flush pref 104");
+    lab.must_steer("guard", &path, Rules::Iptables);
+    cannot_connect(&lab, server.address());
+    lab.must_steer("up", &path, Rules::Iptables);
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
 }
 
 fn assert_same(before: &str, after: &str, what: &str) {

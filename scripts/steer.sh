@@ -90,7 +90,10 @@ guard_protocol=231 # tells them from the rules of `up`
 
 families() { if [ -e /proc/net/if_inet6 ]; then echo -4 -6; else echo -4; fi; }
 guard() {
-    if [ -e "$marker" ]; then return 0; fi
+    if [ -e "$marker" ] || adopt; then return 0; fi
+    refuse_all
+}
+refuse_all() {
     for family in $(families); do
         if [ -z "${GUARD_INTERFACES:-}" ]; then
             refuse "$family" not iif lo
@@ -100,6 +103,21 @@ guard() {
             done
         fi
     done
+}
+# Where the record of an `up` is gone, and the rules that it left in policy routing are there, in every family: notes them again.
+# They do not outlive a boot.
+adopt() {
+    if is_guarded; then return 1; fi
+    for family in $(families); do
+        there=$(ip -N "$family" rule show | grep 'proto 230' | cut -d : -f 1)
+        for at in 101 102 104 107; do
+            printf '%s\n' "$there" | grep -qx $at || return 1
+        done
+    done
+    umask 077
+    mkdir -p "${state%/*}"
+    listed_rules >"$marker"
+    printf 'steer.sh: %s is gone, and Egret'"'"'s rules against forwarding are in place: forwarding is not blocked\n' "$marker" | tell 4
 }
 # Adding a rule that exists fails, which is fine: it is never absent in between.
 refuse() { # -4|-6 WHAT...
@@ -194,7 +212,7 @@ block() {
     rm -f "$marker.now"
     if [ -z "$lost" ]; then return 0; fi
     rm -f "$marker"
-    guard
+    refuse_all
 }
 # The entries of `up`, a line each after its family.
 listed_rules() {

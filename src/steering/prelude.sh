@@ -40,6 +40,54 @@ reserve_ports() { # RANGES: added to what others reserved
     if is_recorded "set.$name" && [ "$others" = "$(recorded "set.$name")" ]; then others=$(recorded "before.$name"); fi
     set_sysctl $name "${others:+$others,}$1"
 }
+# Where the record is gone and Egret's rules are there: what can be told from these.
+recover_record() {
+    if [ -f "$state" ]; then return 0; fi
+    name=net.ipv4.ip_local_reserved_ports
+    pools=$(pool_ports)
+    if [ -z "$pools" ]; then
+        if ip -N rule show | grep -q "proto $proto"; then
+            say "the record of what was there before ($state) is gone, and so are Egret's packet rules: whether ports of the pools are still in $name ($(value_of $name)) is not known"
+        fi
+        return 0
+    fi
+    now=$(value_of $name)
+    range=$(value_of net.ipv4.ip_local_port_range)
+    # Egret reserves the pools' ports but for the last 4096 ephemeral ones.
+    before=$(printf '%s\n' "$now" "$range" "$pools" | awk '
+        function ends(range) { first = last = range + 0; if (sub(/.*-/, "", range)) last = range + 0 }
+        NR == 1 { n = split($0, ranges, ","); for (i = 1; i <= n; i++) { ends(ranges[i]); for (p = first; p <= last; p++) kept[p] = 1 } }
+        NR == 2 { high = $2; low = high - 4095 < $1 ? $1 : high - 4095 }
+        NR > 2 { ends($0); for (p = first; p <= last; p++) if (p < low || p > high) delete kept[p] }
+        END {
+            for (p = 1; p <= 65535; p++) if (p in kept && !((p - 1) in kept)) {
+                for (q = p; (q + 1) in kept; q++);
+                printf "%s%s", comma, (q > p ? p "-" q : p); comma = ","
+            }
+        }')
+    record "before.$name" "$before"
+    record "set.$name" "$now"
+    for tool in iptables ip6tables; do
+        if ! have "$tool-save" || ! "$tool-save" | grep -q '^:EGRET_'; then continue; fi
+        case $("$tool" -V) in *nf_tables*) ;; *) continue ;; esac
+        record "tables.$tool" "$("$tool-save" | awk '
+            /^\*/ { table = substr($0, 2); ours = 0 }
+            /^:EGRET_/ { ours = 1 }
+            /^COMMIT/ && !ours { printf "%s ", table }')"
+        record "input.$tool" no
+        record "postrouting.$tool" no
+    done
+    say "the record of what was there before ($state) is gone; told from Egret's rules, \`down\` takes the pools' ports out of $name, also those that others had reserved too, and leaves net.core.somaxconn, net.ipv4.tcp_migrate_req and net.ipv4.tcp_timestamps as they are"
+}
+pool_ports() { # as Egret's packet rules in place have them, FIRST-LAST a line
+    {
+        for tool in iptables iptables-nft iptables-legacy ip6tables ip6tables-nft ip6tables-legacy; do
+            if have "$tool-save"; then "$tool-save" 2>/dev/null || :; fi
+        done | sed -n 's/^-A EGRET_OUTPUT -s .* --sport \([0-9:]*\) .*/\1/p' | tr : -
+        if have nft; then nft list chain inet egret untrack_out 2>/dev/null || :; fi |
+            sed -n 's/.* saddr .* tcp sport \([0-9-]*\) notrack.*/\1/p'
+    } | sort -u
+}
 restore_sysctls() {
     [ -f "$state" ] || return 0
     sed -n 's/^set\.\([a-z0-9._]*\)=.*/\1/p' "$state" | while read -r name; do

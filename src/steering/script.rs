@@ -27,6 +27,7 @@ impl fmt::Display for SteeringPlan {
         writeln!(f, "no_rule_marks {:#x}", self.routing[0].mark)?;
         let interfaces: Vec<_> = self.interfaces.iter().map(|name| format!("'{name}'")).collect();
         writeln!(f, "interfaces_exist {}", interfaces.join(" "))?;
+        f.write_str("recover_record\n")?;
         f.write_str(
             "\n# Packet rules come first: if a later step fails, traffic is refused, not let out.\n",
         )?;
@@ -59,7 +60,7 @@ struct Down;
 impl fmt::Display for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         header(f, "no longer brings traffic to Egret; run as root")?;
-        f.write_str("need ip iproute2\n\nremove_every_backend iptables ip\n")?;
+        f.write_str("need ip iproute2\n\nrecover_record\nremove_every_backend iptables ip\n")?;
         f.write_str("if has_ipv6; then remove_every_backend ip6tables ip6; fi\n")?;
         f.write_str("remove_nftables\nremove_routing\nrestore_sysctls\n")
     }
