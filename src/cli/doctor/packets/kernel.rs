@@ -26,12 +26,12 @@ pub(super) fn cause(
         return Some(unresolved(spot));
     }
     let is_clients_handshake = lost == LostPart::Handshake && cure.leg == Leg::Client;
-    if is_clients_handshake && evidence.was_not_steered() {
-        let found = "Egret's own packet rules did not see the SYN".to_owned();
-        return Some(LossCause { found, cure: REMEDY.to_owned() });
-    }
-    if let Some(found) = routes::lost_packet_rules(cure).filter(|_| is_clients_handshake) {
-        return Some(LossCause { found, cure: REMEDY.to_owned() });
+    let lost_rules = routes::lost_packet_rules(cure).filter(|_| is_clients_handshake);
+    let unseen = is_clients_handshake && evidence.was_not_steered();
+    let unseen = unseen.then(|| "Egret's own packet rules did not see the SYN".to_owned());
+    let found: Vec<_> = lost_rules.into_iter().chain(unseen).collect();
+    if !found.is_empty() {
+        return Some(LossCause { found: found.join("; "), cure: REMEDY.to_owned() });
     }
     if let Some(cause) = routes::cause(evidence, peer, spot, cure) {
         return Some(cause);
