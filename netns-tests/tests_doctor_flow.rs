@@ -15,7 +15,8 @@ crate::trials! {
     both families:
         doctor_tells_silent_servers_from_lost_packets,
         doctor_fails_by_the_flows_outcome,
-        doctor_tells_servers_that_say_nothing;
+        doctor_tells_servers_that_say_nothing,
+        doctor_fails_where_flows_cannot_leave;
     once:
         doctor_finds_what_drops_monitored_flows,
         doctor_tells_frozen_gateways,
@@ -96,6 +97,33 @@ fn doctor_fails_by_the_flows_outcome(family: Family) {
     assert_fails(&lab, &gateway, to, "flow", "ended as dial_failed (a route of this machine");
     let said = text(&doctor(&lab, &gateway.config(), &["--no-packets"]));
     assert!(said.contains(&format!("ip route del blackhole {}/{length}", to.ip())), "{said}");
+    let (_, found) = followed(&lab, &gateway, to);
+    let cure = failed(&found)[0]["mend"].as_str().unwrap();
+    assert_eq!(cure, format!("ip route del blackhole {}/{length}", to.ip()));
+}
+
+fn doctor_fails_where_flows_cannot_leave(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_socket(&lab));
+    let (own, more) =
+        if family == Family::V4 { ("10.0.1.1", "203.0.113.16") } else { ("fd00:1::1", "2001:db8:100::/120") };
+    let itself = SocketAddr::new(own.parse().unwrap(), 7000);
+    let (code, found) = followed(&lab, &gateway, itself);
+    let said = failed(&found)[0]["found"].as_str().unwrap();
+    assert!(code == 1 && said.contains("this machine itself") && found.len() == 1, "{found:#?}");
+    let all: &[&str] = if family == Family::V4 {
+        &["203.0.113.16", "203.0.113.17", "203.0.113.18", "203.0.113.19"]
+    } else {
+        &["2001:db8:100::/120"]
+    };
+    for source in all {
+        let drained = gateway.egret(&["ports", "drain", source]);
+        assert!(drained.status.success(), "{}", text(&drained));
+    }
+    let (code, found) = followed(&lab, &gateway, Host::Raw.at(family, 7000));
+    let red = failed(&found);
+    assert!(code == 1 && red[0]["found"].as_str().unwrap().contains("pool alpha is drained"), "{found:#?}");
+    assert_eq!(red[0]["mend"], format!("egret ports undrain {more}"));
 }
 
 fn doctor_finds_what_drops_monitored_flows() {

@@ -64,7 +64,7 @@ RULES",
     let (_, found) = packets(&lab, &config);
     let named =
         failed(&found).into_iter().find(|f| f["found"].as_str().unwrap().contains("did not see the SYN"));
-    assert!(named.unwrap()["mend"].as_str().unwrap().contains("egret steering print | sh"), "{found:#?}");
+    assert!(named.unwrap()["help"].as_str().unwrap().contains("egret steering print | sh"), "{found:#?}");
     lab.must_steer("up", &config, Rules::Nftables);
     assert_passes(&lab, &config);
 }

@@ -578,6 +578,12 @@ fn rules_of_former_interface_are_renewed() {
     for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
         let lab = Lab::new();
         lab.gateway.shell("ip link add c1 type veth peer name c2; ip link set c1 up");
+        // Clients may arrive by it.
+        for tenant in 1..=2 {
+            lab.gateway.ip(&format!(
+                "addr add 10.0.{tenant}.193/28 dev c1\naddr add fd00:{tenant}:0:0:d::1/80 dev c1 nodad\n"
+            ));
+        }
         let off = |interfaces: &str| Config {
             steering: "repair = \"off\"".into(),
             interfaces: interfaces.into(),

@@ -3,7 +3,8 @@
 use super::startup::Startup;
 use super::{App, StartError};
 use crate::config::{self, LoadedConfig};
-use crate::control::{FallbackCause, FallbackReason, PolicySource};
+use crate::control::{FallbackCause, FallbackReason, LastGoodStore, PolicySource, steering_params};
+use crate::steering::{RefusedInterfaces, replace_interfaces, steered_interfaces};
 use crate::sys::memory;
 
 /// Reason why the gateway did not start, or did not end cleanly.
@@ -12,6 +13,9 @@ pub enum RunError {
     /// The files have errors, and no kept configuration works instead.
     #[error(transparent)]
     Config(#[from] config::ConfigReport),
+    /// Steering would move to interfaces that clients do not arrive by, and a kept configuration does not.
+    #[error(transparent)]
+    Interfaces(#[from] RefusedInterfaces),
     /// The start failed, or a part of the gateway did.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -31,9 +35,13 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
                 tracing::warn!("{warning}");
             }
             let digest = loaded.texts.digest();
-            match attempt(startup, &source, loaded, None) {
-                Ok(ended) => return Ok(ended?),
-                Err(error) => (FallbackCause::Start, RunError::Start(error), Some(digest)),
+            if let Err(refused) = keep_interfaces(&loaded, digest, last_good) {
+                (FallbackCause::Files, RunError::Interfaces(refused), Some(digest))
+            } else {
+                match attempt(startup, &source, loaded, None) {
+                    Ok(ended) => return Ok(ended?),
+                    Err(error) => (FallbackCause::Start, RunError::Start(error), Some(digest)),
+                }
             }
         }
     };
@@ -55,6 +63,21 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
         }
     }
     Err(refused)
+}
+
+/// Refuses what a reload refuses: interfaces that would cut off the clients of this machine, where it is steered. Not where
+/// no other configuration was in force last.
+fn keep_interfaces(
+    loaded: &LoadedConfig,
+    digest: u64,
+    last_good: &LastGoodStore,
+) -> Result<(), RefusedInterfaces> {
+    let was_in_force = last_good.others_than(None).first().is_none_or(|newest| newest.digest() == digest);
+    if was_in_force {
+        return Ok(());
+    }
+    let params = steering_params(&loaded.config);
+    replace_interfaces(&steered_interfaces(), &params.interfaces, &params.sources)
 }
 
 /// Starts the gateway and runs it to its end. The outer result is that of the start, the inner one that of the run.

@@ -133,8 +133,8 @@ mod tests {
         };
         let found = findings(&doctor, None);
         for finding in &found {
-            let complete =
-                !finding.why.is_empty() && finding.mend.as_ref().is_some_and(|mend| !mend.is_empty());
+            let complete = !finding.why.is_empty()
+                && finding.mend.as_ref().is_some_and(|mend| !mend.to_string().is_empty());
             assert!(finding.level == super::super::findings::FindingLevel::Ok || complete, "{finding:?}");
         }
         for failing in ["interface", "file descriptors", "IPv4 mark rule", "gateway"] {

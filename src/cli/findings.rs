@@ -1,5 +1,6 @@
 //! Findings of `doctor` and `steering status`, as a table or as JSON.
 
+use super::mend::Mend;
 use super::output::{json_page, print};
 use serde::Serialize;
 use std::fmt::Write as _;
@@ -39,9 +40,9 @@ pub(super) struct CheckFinding {
     /// Consequence; empty if there is none.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub(super) why: &'static str,
-    /// Remedy: a command or an edit.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) mend: Option<String>,
+    /// Remedy, if there is a problem.
+    #[serde(flatten)]
+    pub(super) mend: Option<Mend>,
 }
 
 impl CheckFinding {
@@ -54,7 +55,7 @@ impl CheckFinding {
         check: &'static str,
         found: impl Into<String>,
         why: &'static str,
-        mend: impl Into<String>,
+        mend: impl Into<Mend>,
     ) -> Self {
         Self { check, level: FindingLevel::Warn, found: found.into(), why, mend: Some(mend.into()) }
     }
@@ -63,7 +64,7 @@ impl CheckFinding {
         check: &'static str,
         found: impl Into<String>,
         why: &'static str,
-        mend: impl Into<String>,
+        mend: impl Into<Mend>,
     ) -> Self {
         Self { check, level: FindingLevel::Fail, found: found.into(), why, mend: Some(mend.into()) }
     }
@@ -96,7 +97,11 @@ fn table(findings: &[CheckFinding]) -> String {
             let _ = writeln!(text, "{:indent$}why:  {why}", "");
         }
         if let Some(mend) = mend {
-            let _ = writeln!(text, "{:indent$}fix: {mend}", "");
+            for (label, remedy) in [("fix:  ", mend.commands()), ("help: ", mend.words())] {
+                if !remedy.is_empty() {
+                    let _ = writeln!(text, "{:indent$}{label}{remedy}", "");
+                }
+            }
         }
     }
     let count = |level| findings.iter().filter(|finding| finding.level == level).count();
@@ -114,13 +119,19 @@ mod tests {
     fn table_shows_remedies() {
         let text = table(&[
             CheckFinding::ok("kernel", "6.1.0"),
-            CheckFinding::fail("file descriptors", "1024", "flows would be refused", "ulimit -n 1048576"),
+            CheckFinding::fail(
+                "file descriptors",
+                "1024",
+                "flows would be refused",
+                Mend::run("systemctl restart egret").and("its unit allows enough"),
+            ),
         ]);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines[0], "ok    kernel            6.1.0");
         assert_eq!(lines[1], "FAIL  file descriptors  1024");
         assert_eq!(lines[2], "                        why:  flows would be refused");
-        assert_eq!(lines[3], "                        fix: ulimit -n 1048576");
-        assert_eq!(lines[5], "1 ok, 0 warnings, 1 failed");
+        assert_eq!(lines[3], "                        fix:  systemctl restart egret");
+        assert_eq!(lines[4], "                        help: its unit allows enough");
+        assert_eq!(lines[6], "1 ok, 0 warnings, 1 failed");
     }
 }

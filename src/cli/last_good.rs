@@ -2,9 +2,11 @@
 
 use super::config_path::DEFAULT_CONFIG;
 use super::findings::CheckFinding;
+use super::mend::Mend;
 use super::{journal, steering};
 use crate::config::{self, Config, ConfigReport};
-use crate::control::LastGoodStore;
+use crate::control::{LastGoodStore, steering_params};
+use crate::steering::RefusedInterfaces;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::path::{Path, PathBuf, absolute};
@@ -16,14 +18,25 @@ const STATE: &str = "/var/lib/egret";
 /// A configuration to answer by.
 pub(super) struct UsableConfig {
     pub(super) config: Config,
-    /// The errors of the files, if it is the last good one instead.
-    pub(super) errors: Option<ConfigReport>,
+    /// Why the files are not in force, if it is the last good one instead.
+    pub(super) refusal: Option<FilesRefusal>,
+}
+
+/// Why a gateway keeps the last good configuration.
+pub(super) enum FilesRefusal {
+    /// The files have errors.
+    Errors(ConfigReport),
+    /// They would move steering to interfaces that clients do not arrive by.
+    Interfaces(RefusedInterfaces),
 }
 
 impl UsableConfig {
     /// The finding about files with errors.
     pub(super) fn finding(&self, path: &Path) -> Option<CheckFinding> {
-        let report = self.errors.as_ref()?;
+        let report = match self.refusal.as_ref()? {
+            FilesRefusal::Errors(report) => report,
+            FilesRefusal::Interfaces(refused) => return Some(not_in_force(path, refused)),
+        };
         let is_hidden = report.diagnostics.iter().any(|error| may_not_read(Path::new(&*error.file)));
         let report = report.to_string();
         Some(broken(path, report.lines().next().unwrap_or_default(), is_hidden))
@@ -35,9 +48,19 @@ fn may_not_read(path: &Path) -> bool {
     access(path, AccessFlags::R_OK) == Err(Errno::EACCES)
 }
 
+const CHECK: &str = "configuration";
+const INSTEAD: &str = "all else here goes by the last good configuration";
+
+fn not_in_force(path: &Path, refused: &RefusedInterfaces) -> CheckFinding {
+    CheckFinding::fail(
+        CHECK,
+        format!("{} is not in force: {}; {INSTEAD}", path.display(), refused.found()),
+        "the gateway refuses to reload such files, and whenever it starts it goes by the last good ones",
+        format!("{}; then `egret reload`", refused.fix()),
+    )
+}
+
 fn broken(path: &Path, first: &str, is_hidden: bool) -> CheckFinding {
-    const CHECK: &str = "configuration";
-    const INSTEAD: &str = "all else here goes by the last good configuration";
     let path = path.display();
     if is_hidden {
         return CheckFinding::warn(
@@ -51,20 +74,33 @@ fn broken(path: &Path, first: &str, is_hidden: bool) -> CheckFinding {
         CHECK,
         format!("{path} has errors, the first: {first}; {INSTEAD}"),
         "the gateway cannot reload such files, and whenever it starts it goes by the last good ones",
-        "egret check shows all errors; correct them, then: egret reload; systemctl restart egret-steering",
+        Mend::run("egret check").and(
+            "it shows all errors; correct them, then `egret reload` and `systemctl restart egret-steering`",
+        ),
     )
 }
 
 /// Loads the files, or the last good configuration with a warning. The error is the report on the files.
 pub(super) fn load(path: &Path) -> Result<UsableConfig, ConfigReport> {
     match config::load(path) {
-        Ok(loaded) => Ok(UsableConfig { config: loaded.config, errors: None }),
+        Ok(loaded) => Ok(UsableConfig { config: loaded.config, refusal: None }),
         Err(report) => {
             let Some(config) = last_good(path) else { return Err(report) };
             warn(path, "this goes by the last good configuration");
-            Ok(UsableConfig { config, errors: Some(report) })
+            Ok(UsableConfig { config, refusal: Some(FilesRefusal::Errors(report)) })
         }
     }
+}
+
+/// Loads what is in force: as [`load`] does, and the last good configuration in place of files whose interfaces a reload refuses.
+pub(super) fn load_in_force(path: &Path) -> Result<UsableConfig, ConfigReport> {
+    let usable = load(path)?;
+    let refused = steering::refused_interfaces(&steering_params(&usable.config));
+    let Some((refused, config)) = refused.filter(|_| usable.refusal.is_none()).zip(last_good(path)) else {
+        return Ok(usable);
+    };
+    warn(path, "this goes by the last good configuration");
+    Ok(UsableConfig { config, refusal: Some(FilesRefusal::Interfaces(refused)) })
 }
 
 /// The control socket of a gateway whose main file does not tell it: the last good configuration's, or for the default file the
@@ -81,7 +117,7 @@ pub(super) fn control_socket(path: &Path) -> Option<PathBuf> {
 
 /// Says on standard error that the files have errors, or cannot be read, and what comes of it.
 pub(super) fn warn(path: &Path, consequence: &str) {
-    eprintln!("egret: warning: {} cannot be loaded (run `egret check`); {consequence}", path.display());
+    eprintln!("egret: warning: {} cannot be put in force (run `egret check`); {consequence}", path.display());
 }
 
 /// Prints all errors of a configuration without which there is no answer. Returns the exit code.

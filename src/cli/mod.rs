@@ -17,6 +17,7 @@ mod interrupted;
 mod journal;
 mod last_good;
 mod man;
+mod mend;
 pub mod names;
 mod output;
 mod past_flow;
@@ -231,7 +232,7 @@ pub fn main() -> ExitCode {
             steering::end_print(with(&path.config, print))
         }
         Command::Steering(SteeringCommand::Status { path, format, json }) => {
-            with_usable(&path.config, |usable| {
+            with_in_force(&path.config, |usable| {
                 let params = control::steering_params(&usable.config);
                 steering::status(&params, usable.finding(&path.config), format, json)
             })
@@ -241,7 +242,7 @@ pub fn main() -> ExitCode {
         Command::Candidate(options) => candidate::run(&options),
         Command::Names(options) => names::run(&options),
         Command::Trace(options) => trace::run(&options),
-        Command::Doctor { path, options } => with_usable(&path.config, |usable| {
+        Command::Doctor { path, options } => with_in_force(&path.config, |usable| {
             let doctor = doctor::Doctor::of(&usable.config, usable.finding(&path.config));
             doctor::doctor(&doctor, &options)
         }),
@@ -257,6 +258,11 @@ pub fn main() -> ExitCode {
 /// Runs an action with the configuration of the files; if they have errors, prints all.
 fn with(path: &Path, act: impl FnOnce(&Config) -> ExitCode) -> ExitCode {
     config::load(path).map_or_else(|report| last_good::refused(&report), |loaded| act(&loaded.config))
+}
+
+/// Runs an action with what is in force: the files or, while they are refused, the last good configuration.
+fn with_in_force(path: &Path, act: impl FnOnce(&last_good::UsableConfig) -> ExitCode) -> ExitCode {
+    last_good::load_in_force(path).map_or_else(|report| last_good::refused(&report), |usable| act(&usable))
 }
 
 /// Runs an action with the configuration of the files or, while they have errors, with the last good one.

@@ -1,11 +1,12 @@
 //! `egret steering`: prints the steering script; checks that it is in place.
 
 use super::findings::{CheckFinding, report};
+use super::mend::Mend;
 use super::{journal, output, tool};
 use crate::config::Severity;
 use crate::steering::{
     self, Conflict, ConflictSeverity, FilterFormat, InterceptedPorts, Ipv6Routing, MachineNetwork,
-    MachineOutput, MissingInterfaces, PartDifference, PlanPart, Remedy, SteeringOutput, SteeringParams,
+    MachineOutput, PartDifference, PlanPart, RefusedInterfaces, Remedy, SteeringOutput, SteeringParams,
     SteeringPlan,
 };
 use crate::sys::{reserved_ports, routing};
@@ -17,6 +18,10 @@ use std::process::ExitCode;
 pub(super) fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
+        return ExitCode::from(2);
+    }
+    if let Some(refused @ RefusedInterfaces::LeftOut { .. }) = refused_interfaces(params) {
+        journal::error(&format!("egret: refused: {refused}"));
         return ExitCode::from(2);
     }
     // A pool that contains the next hop would cut the machine off. At boot neither routes nor neighbours are known yet.
@@ -68,9 +73,9 @@ pub(super) fn conflicts(params: &SteeringParams) -> Vec<(Severity, String, Strin
     refused.into_iter().chain(found).collect()
 }
 
-/// Interfaces that a reload refuses, because this machine is steered and has none of that name.
-fn refused_interfaces(params: &SteeringParams) -> Option<MissingInterfaces> {
-    steering::replace_interfaces(&steering::steered_interfaces(), &params.interfaces).err()
+/// Interfaces that a reload refuses, because this machine is steered and has none of that name, or clients by others.
+pub(super) fn refused_interfaces(params: &SteeringParams) -> Option<RefusedInterfaces> {
+    steering::replace_interfaces(&steering::steered_interfaces(), &params.interfaces, &params.sources).err()
 }
 
 /// `egret steering print --down`: prints the script that removes steering of either format. Needs no configuration.
@@ -128,7 +133,7 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
             "guard at boot",
             "nothing is forwarded until steering has been put in place",
             "steering has not been started since the boot, or could not be",
-            steering::REMEDY,
+            Mend::renew(),
         ));
     }
     if may_list {
@@ -143,7 +148,7 @@ fn unknown(part: PlanPart) -> CheckFinding {
         part.as_str(),
         "not known: only root may list packet rules",
         "the gateway watches them itself: see /readyz and egret_steering_intact",
-        "sudo egret steering status",
+        Mend::run("sudo egret steering status"),
     )
 }
 
@@ -184,7 +189,9 @@ fn source_validation(params: &SteeringParams) -> Vec<CheckFinding> {
                 CHECK,
                 format!("src_valid_mark=1 with rp_filter on {name}"),
                 "the kernel drops every intercepted IPv4 packet, without a trace",
-                format!("sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{name}.src_valid_mark=0"),
+                Mend::run(format!(
+                    "sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{name}.src_valid_mark=0"
+                )),
             )
         })
         .collect();
@@ -246,7 +253,7 @@ fn with_ipv6(difference: PartDifference, ipv6: Ipv6Routing) -> CheckFinding {
             part.as_str(),
             "IPv6 is off on the loopback interface",
             part.consequence(),
-            Remedy::Loopback.as_str(),
+            Remedy::Loopback,
         ),
         Ipv6Routing::Possible | Ipv6Routing::OffOnLoopback | Ipv6Routing::Unneeded | Ipv6Routing::Absent => {
             finding(difference)
@@ -257,7 +264,7 @@ fn with_ipv6(difference: PartDifference, ipv6: Ipv6Routing) -> CheckFinding {
 fn finding(PartDifference { part, wrong, note, remedy }: PartDifference) -> CheckFinding {
     match wrong {
         None => CheckFinding::ok(part.as_str(), note.unwrap_or_else(|| "in place".to_owned())),
-        Some(wrong) => CheckFinding::fail(part.as_str(), wrong, part.consequence(), remedy.as_str()),
+        Some(wrong) => CheckFinding::fail(part.as_str(), wrong, part.consequence(), remedy),
     }
 }
 

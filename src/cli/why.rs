@@ -58,7 +58,7 @@ pub fn run(main: &Path, options: &WhyOptions) -> ExitCode {
         }
         Ok((PastFlow { record, .. }, now)) => {
             let by = match usable {
-                Ok(UsableConfig { errors: Some(_), .. }) => JudgedBy::LastGood,
+                Ok(UsableConfig { refusal: Some(_), .. }) => JudgedBy::LastGood,
                 Ok(_) | Err(_) => JudgedBy::Files,
             };
             print(&text(&record, now.as_ref().map(|now| (now, by))), 0)

@@ -253,13 +253,14 @@ impl Reloader {
     /// Puts the files' configuration in force. For a promotion only if it matches the candidate, which ends then.
     fn exchange(&mut self, promotion: Option<PromoteOrder>) -> Result<ReloadSummary, ReloadError> {
         let LoadedConfig { mut config, warnings, files, texts, .. } = self.source.read()?;
-        replace_interfaces(&self.running.steering.interfaces, &config.steering.interfaces)?;
+        let expected = ExpectedNetwork::of(&config, self.running.gateway.listen.port());
+        let (before, after) = (&self.running.steering.interfaces, &expected.params.interfaces);
+        replace_interfaces(before, after, &expected.params.sources)?;
         let read = ConfigDigest::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {
             tracing::warn!("{header} has changed; that takes effect at the next restart");
         }
-        let expected = ExpectedNetwork::of(&config, self.running.gateway.listen.port());
         config.keep_fixed(&self.running);
         let before = self.gateway.snapshot.load_full();
         let mut built = CompiledConfig::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;

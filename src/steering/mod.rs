@@ -25,7 +25,7 @@ pub use compare::{PartDifference, PlanPart, SteeringOutput, before_mark_rule, co
 pub use conflicts::{Conflict, ConflictSeverity, conflicts, missing_interfaces};
 pub use counted::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter, counts};
 pub use machine::{MachineNetwork, MachineOutput};
-pub use missing::{MissingInterfaces, are_absent, replace_interfaces, steered_interfaces};
+pub use missing::{RefusedInterfaces, are_absent, replace_interfaces, steered_interfaces};
 pub use params::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
 pub use plan::{PacketRules, Routing, SteeringPlan};
 pub use port_rules::{PortRule, RulePackets};

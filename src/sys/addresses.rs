@@ -20,6 +20,27 @@ pub fn assigned() -> io::Result<Vec<IpAddr>> {
     Ok(all)
 }
 
+/// Returns the network of every address assigned to an interface, with the interface's name. An address alone on its network
+/// (/32, /128) is left out: it has no neighbours.
+pub fn networks() -> io::Result<Vec<(String, IpNet)>> {
+    let mut all = Vec::new();
+    for interface in nix::ifaddrs::getifaddrs()? {
+        let (Some(address), Some(mask)) = (interface.address, interface.netmask) else { continue };
+        let network = if let (Some(v4), Some(mask)) = (address.as_sockaddr_in(), mask.as_sockaddr_in()) {
+            IpNet::with_netmask(v4.ip().into(), mask.ip().into())
+        } else if let (Some(v6), Some(mask)) = (address.as_sockaddr_in6(), mask.as_sockaddr_in6()) {
+            IpNet::with_netmask(v6.ip().into(), mask.ip().into())
+        } else {
+            continue;
+        };
+        let network = network.map_err(io::Error::other)?.trunc();
+        if network.prefix_len() < network.max_prefix_len() {
+            all.push((interface.interface_name, network));
+        }
+    }
+    Ok(all)
+}
+
 /// Returns all local networks: addresses assigned to interfaces, and networks that routes make local (AnyIP). Only the
 /// tables `local` and `main` count, because the one that delivers marked packets locally makes no address local.
 pub fn local() -> io::Result<Vec<IpNet>> {
@@ -43,6 +64,8 @@ mod tests {
         let all = assigned().unwrap();
         assert!(all.contains(&"127.0.0.1".parse().unwrap()), "{all:?}");
         assert!(!all.contains(&"192.0.2.77".parse().unwrap()), "{all:?}");
+        let networks = networks().unwrap();
+        assert!(networks.contains(&("lo".to_owned(), "127.0.0.0/8".parse().unwrap())), "{networks:?}");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::{Doctor, process};
 use crate::admin::ProbedFlowAnswer;
 use crate::cli::ask::{AskError, SilentListener, ask_within};
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -58,14 +59,14 @@ pub(super) fn ready(metrics: SocketAddr) -> CheckFinding {
             CHECK,
             format!("not ready ({status}): {reason}"),
             "new flows are not taken, or do not reach the gateway",
-            format!("see `curl http://{metrics}/readyz`"),
+            Mend::run(format!("curl http://{metrics}/readyz")),
         ),
         Err(error) if is_silence(&error) => hangs(&readiness(metrics), SilentListener::of(None)),
         Err(error) => CheckFinding::fail(
             CHECK,
             format!("http://{metrics}/readyz: {error}"),
             "while the gateway is down, every intercepted connection is dropped",
-            "systemctl start egret; journalctl -u egret",
+            Mend::run("systemctl start egret; journalctl -u egret"),
         ),
     }
 }
@@ -108,7 +109,7 @@ mod tests {
         });
         let silence = silent_readiness(address, SilentListener::of(None)).unwrap();
         assert_eq!(silence.level, FindingLevel::Fail, "{silence:?}");
-        assert!(silence.mend.is_some_and(|mend| mend.starts_with("wait")));
+        assert!(silence.mend.is_some_and(|mend| mend.words().starts_with("wait")));
         drop(TcpStream::connect(address));
         server.join().unwrap();
     }
@@ -138,7 +139,7 @@ mod tests {
             });
             let finding = ready(address);
             assert!(finding.level == level && finding.found.starts_with(said), "{finding:?}");
-            assert!(!finding.mend.is_some_and(|mend| mend.contains("start egret")));
+            assert!(!finding.mend.is_some_and(|mend| mend.commands().contains("start egret")));
             server.join().unwrap();
         }
     }

@@ -48,6 +48,7 @@ impl Doctor {
                 .iter()
                 .map(|tenant| TenantClients {
                     name: tenant.name.to_string(),
+                    pool: tenant.pool.to_string(),
                     sources: tenant.sources.clone(),
                 })
                 .collect(),
@@ -73,6 +74,8 @@ pub struct AskedResolver {
 pub struct TenantClients {
     /// As in the configuration.
     pub name: String,
+    /// The pool that its flows leave from.
+    pub pool: String,
     /// Where its clients are.
     pub sources: Vec<IpNet>,
 }

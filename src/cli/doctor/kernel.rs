@@ -2,6 +2,7 @@
 
 use super::proc::{number, read};
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use crate::sys::sock_diag::Inquirer;
 use socket2::{Domain, Socket, Type};
 use std::io::ErrorKind;
@@ -49,7 +50,7 @@ pub(super) fn transparent_sockets() -> CheckFinding {
                 CHECK,
                 "not tried: this shell has no CAP_NET_ADMIN",
                 "the listener must accept connections to other hosts' addresses",
-                "sudo egret doctor",
+                Mend::run("sudo egret doctor"),
             )
         }
         (Err(error), _) => CheckFinding::fail(
@@ -88,7 +89,7 @@ pub(super) fn modules() -> CheckFinding {
         CHECK,
         "neither built in nor a module",
         "packet rules cannot hand over connections without it",
-        "apt install linux-image-amd64 (the cloud kernels of Debian and Ubuntu have it too)",
+        Mend::run("apt install linux-image-amd64").and("the cloud kernels of Debian and Ubuntu have it too"),
     )
 }
 
@@ -109,7 +110,7 @@ pub(super) fn migration() -> CheckFinding {
     let why = "connections that wait to be accepted are lost when a worker or the gateway is replaced";
     match number("net/ipv4/tcp_migrate_req") {
         Some(1) => CheckFinding::ok(CHECK, "1"),
-        Some(_) => CheckFinding::warn(CHECK, "0", why, "sysctl -w net.ipv4.tcp_migrate_req=1"),
+        Some(_) => CheckFinding::warn(CHECK, "0", why, Mend::run("sysctl -w net.ipv4.tcp_migrate_req=1")),
         None => CheckFinding::warn(CHECK, "unknown to this kernel", why, "boot a kernel of 5.14 or later"),
     }
 }
@@ -122,7 +123,7 @@ pub(super) fn socket_list() -> CheckFinding {
             CHECK,
             error.to_string(),
             "whether closed connections are gone is not known, so their ports are held for 132 s",
-            "modprobe -a inet_diag tcp_diag; see docs/runbooks/EgretSockDiagFailing.md",
+            Mend::run("modprobe -a inet_diag tcp_diag").and("docs/runbooks/EgretSockDiagFailing.md"),
         ),
     }
 }
@@ -133,7 +134,7 @@ pub(super) fn timestamps() -> CheckFinding {
         return CheckFinding::ok(CHECK, "on");
     }
     let why = "a source port that we closed first rests for 60 s instead of being free at once";
-    CheckFinding::warn(CHECK, "off", why, "sysctl -w net.ipv4.tcp_timestamps=1")
+    CheckFinding::warn(CHECK, "off", why, Mend::run("sysctl -w net.ipv4.tcp_timestamps=1"))
 }
 
 pub(super) fn accept_queue() -> CheckFinding {
@@ -144,7 +145,8 @@ pub(super) fn accept_queue() -> CheckFinding {
         return CheckFinding::ok(CHECK, value.to_string());
     }
     let why = "a burst of new connections is dropped and retried after a second";
-    CheckFinding::warn(CHECK, value.to_string(), why, format!("sysctl -w net.core.somaxconn={wanted}"))
+    let mend = Mend::run(format!("sysctl -w net.core.somaxconn={wanted}"));
+    CheckFinding::warn(CHECK, value.to_string(), why, mend)
 }
 
 /// The kernel's default, in pages: 1,024 pipes of 64 KiB.
@@ -159,7 +161,7 @@ pub(super) fn pipes() -> CheckFinding {
             CHECK,
             format!("{} pages", pages.unwrap_or_default()),
             "busy flows get pipes of 8 KiB and then none: slower, and more system calls",
-            format!("sysctl -w fs.pipe-user-pages-soft={PIPE_PAGES}"),
+            Mend::run(format!("sysctl -w fs.pipe-user-pages-soft={PIPE_PAGES}")),
         ),
     }
 }
@@ -176,7 +178,7 @@ pub(super) fn files(wanted_flows: u64) -> CheckFinding {
         CHECK,
         most.to_string(),
         why,
-        format!("sysctl -w fs.file-max={}", wanted.saturating_mul(2)),
+        Mend::run(format!("sysctl -w fs.file-max={}", wanted.saturating_mul(2))),
     )
 }
 

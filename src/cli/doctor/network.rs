@@ -4,6 +4,7 @@ use super::listeners::listeners;
 use super::proc::number;
 use crate::addr::PortRange;
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 
 pub(super) fn forwarding() -> CheckFinding {
     const CHECK: &str = "ip_forward";
@@ -15,7 +16,11 @@ pub(super) fn forwarding() -> CheckFinding {
             CHECK,
             "on: what is not intercepted is forwarded uninspected",
             "Egret does not need it, and without it nothing passes by even if the packet rules are lost",
-            if v4 { "sysctl -w net.ipv4.ip_forward=0" } else { "sysctl -w net.ipv6.conf.all.forwarding=0" },
+            Mend::run(if v4 {
+                "sysctl -w net.ipv4.ip_forward=0"
+            } else {
+                "sysctl -w net.ipv6.conf.all.forwarding=0"
+            }),
         ),
     }
 }
@@ -31,7 +36,7 @@ pub(super) fn conntrack() -> CheckFinding {
         CHECK,
         format!("{entries} of {most} entries in use"),
         "when the table is full, new connections of other programs are dropped",
-        format!("sysctl -w net.netfilter.nf_conntrack_max={}", most * 2),
+        Mend::run(format!("sysctl -w net.netfilter.nf_conntrack_max={}", most * 2)),
     )
 }
 

@@ -41,6 +41,7 @@ pub(in crate::cli) use request::PROBE_NAME;
 use super::listeners::has_listener;
 use super::{Doctor, TenantClients, process};
 use crate::cli::findings::{CheckFinding, FindingLevel};
+use crate::cli::mend::Mend;
 use crate::cli::tool::output;
 use crate::steering::SteeringParams;
 use client_leg::{ClientLeg, Tried};
@@ -163,10 +164,10 @@ fn impossible() -> Option<CheckFinding> {
     let why = "only packets show whether other programs' rules and settings let intercepted traffic pass";
     if let Err(error) = Namespace::new() {
         let found = format!("not sent, in neither direction: a network namespace needs root ({error})");
-        return Some(CheckFinding::warn(CHECK, found, why, "sudo egret doctor"));
+        return Some(CheckFinding::warn(CHECK, found, why, Mend::run("sudo egret doctor")));
     }
     let missing = ["ip -V", "tc -V", "ss -V"].into_iter().find_map(|command| output(command).err())?;
-    Some(CheckFinding::warn(CHECK, format!("not sent: {missing}"), why, "apt install iproute2"))
+    Some(CheckFinding::warn(CHECK, format!("not sent: {missing}"), why, Mend::run("apt install iproute2")))
 }
 
 fn no_listener(params: &SteeringParams) -> CheckFinding {
@@ -174,7 +175,7 @@ fn no_listener(params: &SteeringParams) -> CheckFinding {
         "packets in",
         format!("not sent: nothing in this network namespace listens on port {}", params.listen_port),
         "every intercepted connection is dropped",
-        "systemctl start egret; journalctl -u egret",
+        Mend::run("systemctl start egret; journalctl -u egret"),
     )
 }
 

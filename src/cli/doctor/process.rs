@@ -3,6 +3,7 @@
 use super::listeners::listeners;
 use super::proc::read;
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use crate::cli::tool::output;
 use nix::sys::resource::{Resource, getrlimit};
 
@@ -69,7 +70,7 @@ pub(super) fn capability(service: Option<&Service>) -> Vec<CheckFinding> {
     let mut found = vec![if has_net_admin(&own) {
         CheckFinding::ok("CAP_NET_ADMIN here", "effective in this shell")
     } else {
-        let mend = "sudo egret doctor, to see all there is to see";
+        let mend = Mend::run("sudo egret doctor").and("to see all there is to see");
         CheckFinding::warn(
             "CAP_NET_ADMIN here",
             "not in this shell; the service gets it from its unit",
@@ -118,12 +119,13 @@ fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flo
     }
     let why = "connections beyond the limit are refused as gateway_full";
     let mend = match unit {
-        Some(unit) if unit >= wanted => "systemctl restart egret: its unit allows enough".to_owned(),
+        Some(unit) if unit >= wanted => Mend::run("systemctl restart egret").and("its unit allows enough"),
         Some(_) => format!(
             "systemctl edit egret: [Service] LimitNOFILE={}; systemctl restart egret",
             wanted.max(UNIT_OPEN_FILES)
-        ),
-        None => format!("ulimit -n {} in the shell that starts egret", wanted.max(UNIT_OPEN_FILES)),
+        )
+        .into(),
+        None => format!("ulimit -n {} in the shell that starts egret", wanted.max(UNIT_OPEN_FILES)).into(),
     };
     // The gateway goes on with what fits.
     CheckFinding::warn(CHECK, found, why, mend)
@@ -189,7 +191,9 @@ mod tests {
 
     #[test]
     fn advice_about_descriptors_fits_the_unit() {
-        let advice = |running, unit, flows| enough_descriptors(running, unit, flows).mend.unwrap_or_default();
+        let advice = |running, unit, flows| {
+            enough_descriptors(running, unit, flows).mend.unwrap_or_default().to_string()
+        };
         assert!(
             advice(Some((1024, 7)), Some(UNIT_OPEN_FILES), 10_000).starts_with("systemctl restart egret")
         );

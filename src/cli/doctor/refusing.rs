@@ -1,6 +1,7 @@
 //! Routes of this machine that refuse packets to servers.
 
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use crate::sys::routing::{self, IpFamily};
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -27,16 +28,34 @@ pub(super) fn refusing_routes() -> Option<CheckFinding> {
         "routes",
         format!("routes of this machine refuse packets: {}{more}", named.join(", ")),
         "flows to servers there end as dial_failed",
-        format!("if that is not meant: ip route del {first}"),
+        Mend::run(format!("ip route del {first}")).and("if it is not meant"),
     ))
+}
+
+/// The route of the main table that refuses packets to an address, as `ip route` names it.
+pub(super) fn route_to(address: IpAddr) -> Option<String> {
+    let routes = routing::leading_away(IpFamily::of(address), MAIN_TABLE).ok()?;
+    narrowest(routes, address)
+}
+
+/// Of routes of one table, the one that packets to the address go by, if it refuses them.
+fn narrowest(routes: Vec<String>, address: IpAddr) -> Option<String> {
+    let network = |route: &String| route.rsplit(' ').next()?.parse::<IpNet>().ok();
+    let covering = routes.into_iter().filter_map(|route| Some((network(&route)?, route)));
+    let covering = covering.filter(|(network, _)| network.contains(&address));
+    let (_, route) = covering.max_by_key(|(network, _)| network.prefix_len())?;
+    refused_network(&route).is_some().then_some(route)
 }
 
 /// `route` is as `ip route` names it.
 fn refuses(route: &str) -> bool {
-    let Some((kind, network)) = route.split_once(' ') else { return false };
-    let network = network.parse::<IpNet>();
-    ["blackhole", "unreachable", "prohibit"].contains(&kind)
-        && network.is_ok_and(|network| is_public(&network))
+    refused_network(route).is_some_and(|network| is_public(&network))
+}
+
+/// The network whose packets such a route refuses.
+fn refused_network(route: &str) -> Option<IpNet> {
+    let (kind, network) = route.split_once(' ')?;
+    ["blackhole", "unreachable", "prohibit"].contains(&kind).then(|| network.parse().ok())?
 }
 
 /// False for a default route, too, which other findings tell of.
@@ -60,6 +79,18 @@ fn is_public(network: &IpNet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn narrowest_route_decides() {
+        let refusing = |routes: &[&str]| {
+            let routes = routes.iter().map(|route| (*route).to_owned()).collect();
+            narrowest(routes, "192.0.2.7".parse().unwrap())
+        };
+        let blackhole = "blackhole 192.0.2.0/24";
+        assert_eq!(refusing(&["0.0.0.0/0", blackhole, "prohibit 192.0.3.0/24"]).as_deref(), Some(blackhole));
+        assert_eq!(refusing(&[blackhole, "192.0.2.7/32"]), None);
+        assert_eq!(refusing(&[]), None);
+    }
 
     #[test]
     fn refusing_routes_to_public_networks_count() {

@@ -3,6 +3,7 @@
 use super::inputs::AskedResolver;
 use crate::cli::findings::CheckFinding;
 use crate::cli::interrupted;
+use crate::cli::mend::Mend;
 use crate::clock;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -34,8 +35,8 @@ pub(super) fn answers(resolver: &AskedResolver) -> CheckFinding {
         return CheckFinding::ok(CHECK, format!("{} answer for {name}", shown.join(", ")));
     }
     let told: Vec<_> = faults.iter().map(|(server, fault)| format!("{server} {}", fault.as_str())).collect();
-    let cure =
-        format!("dig @{} {name}; correct [resolver] servers, or let UDP port 53 pass", faults[0].0.ip());
+    let cure = Mend::run(format!("dig @{} {name}", faults[0].0.ip()))
+        .and("correct [resolver] servers, or let UDP port 53 pass");
     let level = if faults.len() == servers.len() { CheckFinding::fail } else { CheckFinding::warn };
     level(CHECK, format!("asked for {name}: {}", told.join("; ")), WHY, cure)
 }

@@ -4,6 +4,7 @@ use super::families::UsedPool;
 use crate::admin::{PortsReport, SourcePorts};
 use crate::cli::ask::ask;
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use crate::sys::routing::IpFamily;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -12,16 +13,28 @@ use std::path::Path;
 /// One finding for each family of a pool that gives out no ports. None if the gateway cannot be asked, which other findings
 /// tell.
 pub(super) fn unusable(socket: &Path, pools: &[UsedPool]) -> Vec<CheckFinding> {
-    let Ok(report) = ask::<PortsReport>(socket, "GET", "/v1/ports", "") else { return Vec::new() };
+    let Some(report) = asked(socket) else { return Vec::new() };
     let mut found = Vec::new();
     for (index, family) in IpFamily::ALL.into_iter().enumerate() {
         for pool in pools.iter().filter(|pool| pool.clients[index]) {
-            let of_pool =
-                report.sources.iter().filter(|source| source.pool == pool.name && is_of(source, family));
-            found.extend(finding(&pool.name, family, &of_pool.collect::<Vec<_>>()));
+            found.extend(of_pool(&report, &pool.name, family));
         }
     }
     found
+}
+
+/// The same for one family of one pool.
+pub(super) fn unusable_of(socket: &Path, pool: &str, family: IpFamily) -> Option<CheckFinding> {
+    of_pool(&asked(socket)?, pool, family)
+}
+
+fn asked(socket: &Path) -> Option<PortsReport> {
+    ask(socket, "GET", "/v1/ports", "").ok()
+}
+
+fn of_pool(report: &PortsReport, pool: &str, family: IpFamily) -> Option<CheckFinding> {
+    let sources = report.sources.iter().filter(|source| *source.pool == *pool && is_of(source, family));
+    finding(pool, family, &sources.collect::<Vec<_>>())
 }
 
 fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts]) -> Option<CheckFinding> {
@@ -31,11 +44,14 @@ fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts]) -> Option<Che
         return None;
     }
     let (what, cure) = if in_state("draining") == sources.len() {
-        ("drained", format!("egret ports undrain {}; or take `drain` out of [[pool]]", first.source))
+        (
+            "drained",
+            Mend::run(format!("egret ports undrain {}", first.source)).and("or take `drain` out of [[pool]]"),
+        )
     } else {
         (
             "drained or not local to this machine",
-            format!("egret ports --pool {pool}; {}", crate::steering::REMEDY),
+            Mend::run(format!("egret ports --pool {pool}; systemctl restart egret-steering")),
         )
     };
     let family = family.as_str();
@@ -72,7 +88,7 @@ mod tests {
         let told = |states: &[&str]| {
             let sources: Vec<_> = states.iter().map(|state| source("192.0.2.1", state)).collect();
             let found = finding("a", IpFamily::V4, &sources.iter().collect::<Vec<_>>());
-            found.map(|finding| (finding.found, finding.mend.unwrap_or_default()))
+            found.map(|finding| (finding.found, finding.mend.unwrap_or_default().to_string()))
         };
         let (found, cure) = told(&["draining", "draining"]).unwrap();
         assert_eq!(found, "every IPv4 source address of pool a is drained: 2 of 2");

@@ -7,7 +7,7 @@ use crate::control::build_error::BuildError;
 use crate::control::loaded_candidate::PromotionError;
 use crate::control::network::SteeringRenewal;
 use crate::gateway::ReevaluationCounts;
-use crate::steering::{MissingInterfaces, REMEDY, Remedy};
+use crate::steering::{REMEDY, RefusedInterfaces, Remedy};
 
 /// A configuration that came into force.
 pub(super) struct ReloadSummary {
@@ -41,9 +41,9 @@ pub(super) enum ReloadError {
     /// The configuration could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// Steering would go by interfaces that do not exist.
+    /// Steering would go by interfaces that do not exist, or that have no clients.
     #[error(transparent)]
-    Interfaces(#[from] MissingInterfaces),
+    Interfaces(#[from] RefusedInterfaces),
     /// A promotion, and the files do not match the candidate.
     #[error(transparent)]
     NotTheCandidate(#[from] PromotionError),

@@ -40,13 +40,32 @@ pub(super) fn filtered(params: &SteeringParams, machine: &MachineNetwork) -> Vec
     params.sources.iter().filter(|source| source.addr().is_ipv4()).filter_map(of_source).collect()
 }
 
-/// One conflict for each such network. Default routes tell nothing: clients may come in elsewhere.
+/// One conflict for each network whose clients arrive by other interfaces: certainly where one of them has an address in that
+/// network, probably where a route leads there by a router. Default routes tell nothing: clients may come in elsewhere.
 pub(super) fn elsewhere(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
     let is_steered = |name: &&str| params.interfaces.iter().any(|one| one.covers(name));
     let of_source = |source: &IpNet| {
         let names = interfaces_to(*source, machine);
         if names.is_empty() || names.iter().any(is_steered) {
             return None;
+        }
+        let around = machine.addresses().filter(|(_, own)| is_around(own, source));
+        let mut neighbours: Vec<_> = around.map(|(link, _)| &*link.ifname).collect();
+        if neighbours.iter().any(is_steered) {
+            return None;
+        }
+        neighbours.retain(|name| names.contains(name));
+        neighbours.dedup();
+        if !neighbours.is_empty() {
+            let names = some(&neighbours);
+            return Some(Conflict {
+                gravity: ConflictSeverity::Broken,
+                found: format!(
+                    "clients in {source} arrive by {names}, which [steering] interfaces does not name"
+                ),
+                why: "their connections are not intercepted, and they hang or pass by the gateway",
+                fix: format!("write {names} in [steering] interfaces, then `egret reload`"),
+            });
         }
         let names = some(&names.into_iter().collect::<Vec<_>>());
         Some(Conflict {
@@ -59,6 +78,11 @@ pub(super) fn elsewhere(params: &SteeringParams, machine: &MachineNetwork) -> Ve
         })
     };
     params.sources.iter().filter_map(of_source).collect()
+}
+
+/// True if these clients are neighbours of the machine, which has an address in their network.
+fn is_around(own: &IpNet, clients: &IpNet) -> bool {
+    own.prefix_len() < own.max_prefix_len() && own.contains(clients)
 }
 
 /// The interfaces of the narrowest route that covers the network, and of all routes to parts of it.

@@ -115,22 +115,45 @@ fn bridges_bypassing_the_listener_are_reported() {
 
 #[test]
 fn clients_on_other_interfaces_are_reported() {
+    use ConflictSeverity::{Broken, Doubtful};
     for (interface, source, elsewhere) in [
-        ("ens5", "10.0.1.0/24", true),
-        ("ens5", "10.0.1.128/25", true),
-        ("ens5", "10.0.0.0/16", true),
-        ("ens6", "10.0.1.0/24", false),
-        ("ens*", "10.0.1.0/24", false),
-        ("ens6", "172.16.0.0/24", false),
+        // Neighbours.
+        ("ens5", "10.0.1.0/24", Some(Broken)),
+        ("ens5", "10.0.1.128/25", Some(Broken)),
+        ("ens5", "10.0.1.7/32", Some(Broken)),
+        ("ens6", "10.0.1.0/24", None),
+        ("ens*", "10.0.1.0/24", None),
+        // Some of them are neighbours; others may come in elsewhere.
+        ("ens5", "10.0.0.0/16", Some(Doubtful)),
+        // Behind a router, answers may take another way than questions.
+        ("ens5", "10.7.0.0/16", Some(Doubtful)),
+        ("ens6", "10.7.0.0/16", None),
+        // Nothing is known; of clients anywhere, what leads elsewhere is a hint.
+        ("ens6", "172.16.0.0/24", None),
+        ("ens5", "172.16.0.0/24", None),
+        ("ens5", "0.0.0.0/0", Some(Doubtful)),
+        ("ens6", "0.0.0.0/0", None),
+        // Two interfaces are in the clients' network.
+        ("veth7", "10.9.1.0/24", None),
+        ("ens6", "10.9.1.0/24", None),
     ] {
         let interfaces = vec![Interface::parse(interface).unwrap()];
         let params = SteeringParams { interfaces, sources: vec![source.parse().unwrap()], ..params() };
-        let found = conflicts(&params, &machine());
-        let is_told = found.iter().any(|one| {
-            one.found.contains(&format!("the route to {source} is by ens6"))
-                && one.gravity == ConflictSeverity::Doubtful
+        let mut machine = machine();
+        let route = |network: &str, name: &str| (network.parse().unwrap(), name.to_owned());
+        machine.routes.push(route("10.7.0.0/16", "ens6"));
+        machine.routes.push(route("10.9.1.0/24", "ens6"));
+        for (link, address) in [("ens6", "10.9.1.1"), ("veth7", "10.9.1.2")] {
+            let link = machine.links.iter_mut().find(|one| one.ifname == link).unwrap();
+            let entry = format!(r#"{{"local":"{address}","prefixlen":24}}"#);
+            link.addr_info.push(serde_json::from_str(&entry).unwrap());
+        }
+        let found = conflicts(&params, &machine);
+        let told = found.iter().find(|one| {
+            one.found.contains(&format!("{source} is by ens6"))
+                || one.found.contains(&format!("{source} arrive by ens6"))
         });
-        assert_eq!(is_told, elsewhere, "{interface}, {source}: {found:?}");
+        assert_eq!(told.map(|one| one.gravity), elsewhere, "{interface}, {source}: {found:?}");
     }
 }
 

@@ -11,6 +11,7 @@ use super::verdict::{explained, verdict};
 use super::way_out::WayOut;
 use crate::admin::ProbedFlow;
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -147,8 +148,8 @@ fn passed(exchange: &ProbeExchange) -> Vec<CheckFinding> {
 fn no_answer(found: &str, flow: Option<&ProbedFlow>) -> CheckFinding {
     let why = "packets pass both ways, and the flow is refused or its server says nothing";
     let cure = flow.map_or_else(
-        || "see the flow's outcome in the flow log: docs/outcomes.md".to_owned(),
-        |flow| format!("egret why {}", flow.flow),
+        || Mend::from("see the flow's outcome in the flow log: docs/outcomes.md"),
+        |flow| Mend::run(format!("egret why {}", flow.flow)),
     );
     CheckFinding::warn("answer", found, why, cure)
 }

@@ -8,7 +8,7 @@ use super::probe::Spot;
 use super::shown::family_name;
 use super::trace::{TraceLine, TraceLineKind};
 use crate::cli::doctor::listeners::has_listener;
-use crate::steering::REMEDY;
+use crate::cli::mend::Mend;
 use std::net::IpAddr;
 
 /// The gateway's table that refuses families that cannot leave (docs/steering.md).
@@ -110,15 +110,16 @@ impl ConnectionEvidence {
             None => format!("{what} is lost, and the packet filter did not see it"),
         };
         let cure = match self.events {
-            None => "install nftables (apt install nftables) and run doctor again: it will name the rule"
-                .to_owned(),
-            Some(_) if large => format!(
-                "look for what takes large packets: ip -d link show dev {0} (mtu {1}); tc -s filter show dev {0} egress; tc -s qdisc show dev {0}",
-                spot.leaves.name, spot.leaves.mtu
-            ),
-            Some(_) => format!(
-                "look for what takes packets before or behind the packet filter: tc -s filter show dev {device} ingress; ip link show dev {device} (xdp); nstat -az | grep -i drop"
-            ),
+            None => Mend::run("apt install nftables").and("then run doctor again: it will name the rule"),
+            Some(_) if large => Mend::run(format!(
+                "ip -d link show dev {0}; tc -s filter show dev {0} egress; tc -s qdisc show dev {0}",
+                spot.leaves.name
+            ))
+            .and(format!("look for what takes large packets; the MTU is {}", spot.leaves.mtu)),
+            Some(_) => Mend::run(format!(
+                "tc -s filter show dev {device} ingress; ip -d link show dev {device}; nstat -az | grep -i drop"
+            ))
+            .and("look for what takes packets before or behind the packet filter, such as an XDP program"),
         };
         LossCause { found, cure }
     }
@@ -166,20 +167,19 @@ fn family_refused(cure: &Cure<'_>) -> LossCause {
             "the gateway itself refuses {family} here, since such connections cannot leave: no {family} source address \
              of the tenant's pool gives out ports, or no route leads out"
         ),
-        cure: "see the findings on `families` and `source addresses`; egret ports".to_owned(),
+        cure: Mend::run("egret doctor --no-packets; egret ports")
+            .and("see the findings on `families` and `source addresses`"),
     }
 }
 
 /// Egret's rules end packets that the gateway or the routes do not take.
-fn eaten_by_egret(chain: &str, cure: &Cure<'_>) -> String {
+fn eaten_by_egret(chain: &str, cure: &Cure<'_>) -> Mend {
     let forwarded = ["EGRET_REFUSE", "EGRET_FORWARD", "refuse"].contains(&chain);
     if !forwarded && !has_listener(cure.params.listen_port) {
-        return format!(
-            "nothing listens on port {}: systemctl start egret; journalctl -u egret",
-            cure.params.listen_port
-        );
+        return Mend::run("systemctl start egret; journalctl -u egret")
+            .and(format!("nothing listens on port {}", cure.params.listen_port));
     }
-    REMEDY.to_owned()
+    Mend::renew()
 }
 
 #[cfg(test)]

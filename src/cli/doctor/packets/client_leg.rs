@@ -55,6 +55,9 @@ impl ClientLeg<'_> {
             Ok(spot) => spot,
             Err(error) => return Tried::Done(self.no_spot(&error)),
         };
+        if let Some(device) = spot::unsteered(&spot, self.steered) {
+            return Tried::Done(not_steered(&format!("{name}, {}", spot.address), device));
+        }
         let mut caller = match Caller::new(spot, self.socket) {
             Ok(caller) => caller,
             Err(error) => {
@@ -165,6 +168,16 @@ impl ClientLeg<'_> {
         );
         CheckFinding::warn(Leg::Client.check(), found, why, cure)
     }
+}
+
+/// Clients whose packets come in by a device that is not steered. No probe enters by another one, where all would look well.
+pub(super) fn not_steered(who: &str, device: &str) -> CheckFinding {
+    CheckFinding::fail(
+        Leg::Client.check(),
+        format!("{who}: clients arrive by {device}, which [steering] interfaces does not name"),
+        "their connections are not intercepted, and they hang or pass by the gateway",
+        format!("write {device} in [steering] interfaces, then `egret reload`"),
+    )
 }
 
 /// HTTP on every port: the gateway looks at the first bytes and not at the port, and its refusal is an answer of many

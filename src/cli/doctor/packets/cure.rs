@@ -2,8 +2,9 @@
 
 use super::owner::RuleOwner;
 use crate::addr::{PortRange, listed};
+use crate::cli::mend::Mend;
 use crate::cli::tool::output;
-use crate::steering::{InterceptedPorts, REMEDY, SteeringParams};
+use crate::steering::{InterceptedPorts, SteeringParams};
 use ipnet::IpNet;
 
 /// Where in the packet filter.
@@ -110,7 +111,7 @@ pub(super) struct Cure<'a> {
 
 impl Cure<'_> {
     /// Accepts both kinds of Egret's packets in input, for one is of no use without the other; else what is needed.
-    pub(super) fn accept(&self, end: &PacketEnd<'_>) -> String {
+    pub(super) fn accept(&self, end: &PacketEnd<'_>) -> Mend {
         let builtin = ["ip", "ip6"].contains(&end.family) && end.chain == end.hook.builtin();
         let rules = if end.owner == RuleOwner::Firewalld {
             self.firewalld(end)
@@ -119,8 +120,7 @@ impl Cure<'_> {
         } else {
             self.nft(end)
         };
-        let lasting = end.owner.lasting();
-        format!("{}; {lasting}", rules.join("; "))
+        Mend::run(rules.join("; ")).and(end.owner.lasting())
     }
 
     fn pools(&self, both: bool) -> impl Iterator<Item = IpNet> {
@@ -143,20 +143,19 @@ impl Cure<'_> {
         let (mark, device) = (self.params.mark, self.device);
         let untracked = "-m conntrack --ctstate UNTRACKED -j ACCEPT";
         let input = end.hook == Hook::Input;
-        let client = match end.hook {
-            Hook::Output | Hook::Postrouting | Hook::Egress => {
-                format!("{insert} -o {device} -p tcp {untracked}")
-            }
-            Hook::Input | Hook::Forward | Hook::Ingress => {
-                format!("{insert} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT")
-            }
-            Hook::Prerouting if end.marked => {
-                format!("{insert} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT")
-            }
-            Hook::Prerouting => format!("{insert} -i {device} -p tcp -j ACCEPT"),
-        };
         if self.leg == Leg::Client || input {
-            rules.push(client);
+            match end.hook {
+                Hook::Output | Hook::Postrouting | Hook::Egress => {
+                    rules.push(format!("{insert} -o {device} -p tcp {untracked}"));
+                }
+                Hook::Prerouting if !end.marked => {
+                    let intercepted = self.intercepted_by_iptables().into_iter();
+                    rules.extend(intercepted.map(|what| format!("{insert} -i {device} {what} -j ACCEPT")));
+                }
+                Hook::Prerouting | Hook::Input | Hook::Forward | Hook::Ingress => {
+                    rules.push(format!("{insert} -m mark --mark {mark:#x}/{mark:#x} -j ACCEPT"));
+                }
+            }
         }
         if self.leg == Leg::Pool || input {
             for pool in self.pools(false) {
@@ -185,15 +184,19 @@ impl Cure<'_> {
         let marked = format!("meta mark and {mark:#x} == {mark:#x}");
         let client = match end.hook {
             Hook::Output | Hook::Postrouting => {
-                format!("oifname {device} meta l4proto tcp ct state untracked")
+                vec![format!("oifname {device} meta l4proto tcp ct state untracked")]
             }
-            Hook::Ingress | Hook::Egress => "meta l4proto tcp".to_owned(),
-            Hook::Prerouting if !end.marked => format!("iifname {device} meta l4proto tcp"),
-            Hook::Prerouting | Hook::Input | Hook::Forward => marked,
+            Hook::Ingress => self.intercepted_by_nft("dport", "saddr"),
+            Hook::Egress => self.intercepted_by_nft("sport", "daddr"),
+            Hook::Prerouting if !end.marked => {
+                let intercepted = self.intercepted_by_nft("dport", "saddr").into_iter();
+                intercepted.map(|what| format!("iifname {device} {what}")).collect()
+            }
+            Hook::Prerouting | Hook::Input | Hook::Forward => vec![marked],
         };
         let mut rules = Vec::new();
         if self.leg == Leg::Client || input {
-            rules.push(format!("{insert} {client} accept"));
+            rules.extend(client.iter().map(|client| format!("{insert} '{client} accept'")));
         }
         if self.leg == Leg::Pool || input {
             for pool in self.pools(both) {
@@ -221,6 +224,46 @@ impl Cure<'_> {
             }
         }
         rules
+    }
+
+    /// Clients' packets to the intercepted ports; where those are all, packets of the tenant's networks.
+    fn intercepted_by_iptables(&self) -> Vec<String> {
+        let ports = self
+            .ports()
+            .into_iter()
+            .map(|range| format!("-p tcp --dport {}:{}", range.first(), range.last()));
+        let ports: Vec<_> = ports.collect();
+        if ports.is_empty() {
+            return self.own_sources().map(|source| format!("-s {source} -p tcp")).collect();
+        }
+        ports
+    }
+
+    /// The same for nft. `port` and `client` are the fields that have the server's port and the client's address.
+    fn intercepted_by_nft(&self, port: &str, client: &str) -> Vec<String> {
+        let ports: Vec<_> = self.ports().iter().map(ToString::to_string).collect();
+        if ports.is_empty() {
+            let ip = if self.v4 { "ip" } else { "ip6" };
+            return self
+                .own_sources()
+                .map(|source| format!("{ip} {client} {source} meta l4proto tcp"))
+                .collect();
+        }
+        vec![format!("tcp {port} {{ {} }}", ports.join(", "))]
+    }
+
+    /// The intercepted ports; none where they are all.
+    fn ports(&self) -> Vec<PortRange> {
+        match &self.params.ports {
+            InterceptedPorts::All => Vec::new(),
+            InterceptedPorts::List(ranges) => PortRange::merged(ranges),
+        }
+    }
+
+    /// The tenant's networks of the family that is tried; those of all tenants for a client of none.
+    fn own_sources(&self) -> impl Iterator<Item = &IpNet> {
+        let sources = if self.sources.is_empty() { &self.params.sources } else { self.sources };
+        sources.iter().filter(|source| source.addr().is_ipv4() == self.v4)
     }
 
     /// Its table is its own: rules come by its command.
@@ -253,13 +296,11 @@ impl Cure<'_> {
     }
 
     fn rich_ports(&self) -> Vec<String> {
-        match &self.params.ports {
-            InterceptedPorts::All => vec!["protocol value=tcp".to_owned()],
-            InterceptedPorts::List(ranges) => PortRange::merged(ranges)
-                .iter()
-                .map(|range| format!("port port={range} protocol=tcp"))
-                .collect(),
+        let ports = self.ports();
+        if ports.is_empty() {
+            return vec!["protocol value=tcp".to_owned()];
         }
+        ports.iter().map(|range| format!("port port={range} protocol=tcp")).collect()
     }
 }
 
@@ -270,9 +311,12 @@ fn behind_ours(tool: &str, table: &str, builtin: &str) -> (Vec<String>, &'static
     match saved.lines().filter(|line| line.starts_with(&start)).position(|line| line.contains(" -j EGRET_")) {
         None => (Vec::new(), ""),
         Some(0) => (Vec::new(), " 2"),
-        Some(_) => (vec![REMEDY.to_owned()], " 2"),
+        Some(_) => (vec!["systemctl restart egret-steering".to_owned()], " 2"),
     }
 }
 
 /// A pool is for answers, not for new connections.
 const NOT_SYN: &str = "tcp flags & (fin | syn | rst | ack) != syn";
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,7 @@
 
 use super::counters::Counters;
 use super::trace::{TraceLine, of_addresses};
+use crate::cli::mend::Mend;
 use std::net::IpAddr;
 
 /// The part of a connection that was lost.
@@ -63,5 +64,5 @@ impl ConnectionEvidence {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct LossCause {
     pub(super) found: String,
-    pub(super) cure: String,
+    pub(super) cure: Mend,
 }

@@ -3,7 +3,9 @@
 
 use super::cure::Leg;
 use crate::admin::ProbedFlow;
+use crate::cli::doctor::refusing;
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use crate::outcome::{FlowPhase, Outcome};
 
 const CHECK: &str = "flow";
@@ -91,8 +93,17 @@ fn ended(flow: &ProbedFlow, outcome: Outcome) -> CheckFinding {
         CHECK,
         format!("{}{} ended as {outcome}{detail}: {}", flow.flow, way(flow), outcome.meaning()),
         effect(outcome),
-        format!("{} `egret why {}`", outcome.remedy(), flow.flow),
+        remedy(flow, outcome),
     )
+}
+
+/// What plain doctor says of a route of this machine that refuses the packets; else the outcome's own remedy.
+fn remedy(flow: &ProbedFlow, outcome: Outcome) -> Mend {
+    let refusing = flow.dialled.filter(|_| outcome.phase() == FlowPhase::Dial);
+    match refusing.and_then(|to| refusing::route_to(to.ip())) {
+        Some(route) => Mend::run(format!("ip route del {route}")).and("if it is not meant"),
+        None => format!("{} `egret why {}`", outcome.remedy(), flow.flow).into(),
+    }
 }
 
 /// Effect of such an end.

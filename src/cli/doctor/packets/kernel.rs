@@ -6,7 +6,7 @@ use super::probe::Spot;
 use super::routes;
 use super::trace::TraceLineKind;
 use crate::cli::doctor::proc::number;
-use crate::steering::REMEDY;
+use crate::cli::mend::Mend;
 use std::net::IpAddr;
 
 /// Such a cause of a loss.
@@ -19,7 +19,7 @@ pub(super) fn cause(
 ) -> Option<LossCause> {
     if lost == LostPart::TooBig {
         let found = "an ICMP error about the connection does not reach its socket".to_owned();
-        return Some(LossCause { found, cure: REMEDY.to_owned() });
+        return Some(LossCause { found, cure: Mend::renew() });
     }
     let device = &spot.enters.name;
     if !evidence.found_gateway {
@@ -31,7 +31,7 @@ pub(super) fn cause(
     let unseen = unseen.then(|| "Egret's own packet rules did not see the SYN".to_owned());
     let found: Vec<_> = lost_rules.into_iter().chain(unseen).collect();
     if !found.is_empty() {
-        return Some(LossCause { found: found.join("; "), cure: REMEDY.to_owned() });
+        return Some(LossCause { found: found.join("; "), cure: Mend::renew() });
     }
     if let Some(cause) = routes::cause(evidence, peer, spot, cure) {
         return Some(cause);
@@ -46,7 +46,11 @@ pub(super) fn cause(
     }
     if evidence.rose(&["TcpListenOverflows", "TcpTCPReqQFullDrop"]) {
         let found = "the listener's queue is full: the gateway accepts too slowly".to_owned();
-        return Some(LossCause { found, cure: "see `egret ports` and the processor's load; sysctl -w net.core.somaxconn=16384; systemctl restart egret".to_owned() });
+        return Some(LossCause {
+            found,
+            cure: Mend::run("sysctl -w net.core.somaxconn=16384; systemctl restart egret")
+                .and("see `egret ports` and the processor's load, too"),
+        });
     }
     if is_clients_handshake && evidence.rose(&["TcpListenDrops"]) {
         return Some(routes::none_for_answer(peer, spot, cure));
@@ -59,7 +63,7 @@ pub(super) fn cause(
         let cure = format!(
             "write {leaves} in [steering] interfaces, then `egret reload`; or give {address} a route by {device}"
         );
-        return Some(LossCause { found, cure });
+        return Some(LossCause { found, cure: cure.into() });
     }
     let mut answers = evidence.lines().iter().filter(|line| line.kind == TraceLineKind::Packet);
     let out = answers.find_map(|line| line.text.split("oif \"").nth(1)?.split('"').next());
@@ -67,8 +71,15 @@ pub(super) fn cause(
     let found =
         format!("answers to {} leave by {elsewhere}, though packets come in by {device}", spot.address);
     let cure =
-        format!("give {elsewhere} no route to {0}: `ip route get {0}` must name {device}", spot.address);
+        format!("give {elsewhere} no route to {0}: `ip route get {0}` must name {device}", spot.address)
+            .into();
     Some(LossCause { found, cure })
+}
+
+const LASTING: &str = "to make it last, write it in /etc/sysctl.d";
+
+fn sysctl(settings: &str) -> Mend {
+    Mend::run(format!("sysctl -w {settings}")).and(LASTING)
 }
 
 /// The larger of the interface's setting and that for all of them counts.
@@ -84,24 +95,26 @@ fn unresolved(spot: &Spot) -> LossCause {
         let found = format!("{address} gets no neighbour advertisement for {own} on {device}");
         return LossCause {
             found,
-            cure: "let ICMPv6 135 and 136 in and out (RFC 4890): ip6tables -I INPUT -p ipv6-icmp -j ACCEPT"
-                .to_owned(),
+            cure: Mend::run(
+                "ip6tables -I INPUT -p ipv6-icmp --icmpv6-type neighbour-solicitation -j ACCEPT; \
+                 ip6tables -I INPUT -p ipv6-icmp --icmpv6-type neighbour-advertisement -j ACCEPT",
+            )
+            .and("neighbour discovery has to pass in and out (RFC 4890)"),
         };
     }
     for name in ["arp_ignore", "arp_filter"] {
         let value = setting(device, name);
         if value > 0 {
             let found = format!("{address} gets no ARP answer for {own} on {device}: {name}={value}");
-            let cure = format!(
-                "sysctl -w net.ipv4.conf.all.{name}=0 net.ipv4.conf.{device}.{name}=0, and in /etc/sysctl.d"
-            );
+            let cure = sysctl(&format!("net.ipv4.conf.all.{name}=0 net.ipv4.conf.{device}.{name}=0"));
             return LossCause { found, cure };
         }
     }
     let found = format!("{address} gets no ARP answer for {own} on {device}");
     LossCause {
         found,
-        cure: format!("see `ip link show dev {device}` (NOARP), `nft list tables arp`, `arptables -L`"),
+        cure: Mend::run(format!("ip link show dev {device}; nft list tables arp"))
+            .and("look for NOARP and for rules about ARP, those of arptables, too"),
     }
 }
 
@@ -111,14 +124,10 @@ fn reverse_path(spot: &Spot) -> LossCause {
     let marked = setting(device, "src_valid_mark");
     let found = format!("rp_filter drops it: {strict} on {device}, src_valid_mark {marked}");
     let cure = if marked > 0 {
-        format!(
-            "sysctl -w net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{device}.src_valid_mark=0, and in /etc/sysctl.d"
-        )
+        sysctl(&format!("net.ipv4.conf.all.src_valid_mark=0 net.ipv4.conf.{device}.src_valid_mark=0"))
     } else {
-        format!(
-            "the route to {} does not lead to {device}: add that route, or sysctl -w net.ipv4.conf.{device}.rp_filter=2 net.ipv4.conf.all.rp_filter=2, and in /etc/sysctl.d",
-            spot.address
-        )
+        sysctl(&format!("net.ipv4.conf.{device}.rp_filter=2 net.ipv4.conf.all.rp_filter=2"))
+            .and(format!("or add a route to {} by {device}, which it does not have; {LASTING}", spot.address))
     };
     LossCause { found, cure }
 }
@@ -133,8 +142,7 @@ fn bridge_filter(spot: &Spot, v4: bool) -> Option<LossCause> {
             "{} is a bridge and net.bridge.{name}=1: packets lose TPROXY's socket between bridge and IP",
             spot.enters.name
         ),
-        cure: format!(
-            "sysctl -w net.bridge.{name}=0, and in /etc/sysctl.d (Docker sets it to 1 when it starts)"
-        ),
+        cure: sysctl(&format!("net.bridge.{name}=0"))
+            .and(format!("Docker sets it to 1 when it starts; {LASTING}")),
     })
 }

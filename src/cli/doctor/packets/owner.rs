@@ -73,11 +73,11 @@ impl RuleOwner {
                  with -A ufw-before-input in place of -I INPUT"
             }
             Self::CloudImage | Self::Docker | Self::Administrator | Self::Libvirt | Self::Fail2ban => {
-                "to make them last: netfilter-persistent save (or your firewall's own files)"
+                "to make them last, run `netfilter-persistent save`, or write them in your firewall's own files"
             }
             Self::NftablesService => "to make them last, put them into /etc/nftables.conf",
             Self::Kubernetes => "to make them last, add them where the network plug-in is configured",
-            Self::Firewalld => "to make them last: firewall-cmd --runtime-to-permanent",
+            Self::Firewalld => "to make them last, run `firewall-cmd --runtime-to-permanent`",
             Self::Egret => "to make them last, leave egret-steering.service enabled",
         }
     }

@@ -12,6 +12,7 @@ use super::shown::family_name;
 use super::spot;
 use super::stand_in::BODY;
 use crate::cli::findings::CheckFinding;
+use crate::cli::mend::Mend;
 use crate::steering::{SteeredPool, SteeringParams};
 use ipnet::IpNet;
 use rand::RngExt as _;
@@ -189,12 +190,7 @@ impl PoolLeg<'_> {
         };
         if exchange.handshake.as_ref().is_err_and(unusable) {
             let found = format!("{who}: the address is not local to this machine, or has no route");
-            return Some(CheckFinding::fail(
-                Leg::Pool.check(),
-                found,
-                Leg::Pool.why(),
-                crate::steering::REMEDY,
-            ));
+            return Some(CheckFinding::fail(Leg::Pool.check(), found, Leg::Pool.why(), Mend::renew()));
         }
         let cure = Cure {
             params: self.params,

@@ -2,6 +2,7 @@
 
 use super::asked_flow::AskedFlow;
 use super::caller::Caller;
+use super::client_leg::not_steered;
 use super::evidence::LossCause;
 use super::ports::probed;
 use super::request::Language;
@@ -9,8 +10,10 @@ use super::{impossible, no_listener, routes, spot};
 use crate::admin::ClientTarget;
 use crate::cli::doctor::Doctor;
 use crate::cli::doctor::listeners::has_listener;
+use crate::cli::doctor::sources;
 use crate::cli::findings::CheckFinding;
 use crate::steering::{InterceptedPorts, SteeringParams};
+use crate::sys::routing::{IpFamily, is_local};
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 /// A client, and the destination of its packets.
@@ -85,6 +88,15 @@ fn destination(
         }
     };
     if let Some(server) = all.iter().find(|to| to.is_ipv4() == question.from.is_ipv4()) {
+        if is_local(server.ip()).unwrap_or(false) {
+            return wrong(
+                format!(
+                    "{} is this machine itself: the gateway refuses such flows (destination_local)",
+                    server.ip()
+                ),
+                "ask for a destination behind this machine".to_owned(),
+            );
+        }
         return Ok((name, *server));
     }
     let (own, other) = if question.from.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
@@ -110,28 +122,39 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
         doctor.tenants.iter().find(|tenant| tenant.sources.iter().any(|net| net.contains(&question.from)));
     let steered = spot::steered(params);
     let socket = doctor.socket.as_deref();
-    let caller = spot::client(question.from, &steered, false).and_then(|spot| Caller::new(spot, socket));
+    let tenant_name = tenant.map_or("no tenant", |tenant| &tenant.name);
+    let spot = spot::client(question.from, &steered, false);
+    if let Some(device) = spot.as_ref().ok().and_then(|spot| spot::unsteered(spot, &steered)) {
+        found.push(not_steered(&format!("{} of {tenant_name}", question.from), device));
+        return found;
+    }
+    let caller = spot.and_then(|spot| Caller::new(spot, socket));
     let caller = match caller {
         Ok(caller) => caller,
         Err(error) => {
-            let unusable = || LossCause {
+            let unusable = || {
+                LossCause {
                 found: error,
                 cure: format!(
                     "--from the address of a client, which `ip route get {}` finds by an interface that is up",
                     question.from
-                ),
+                )
+                .into(),
+            }
             };
             let LossCause { found: why, cure } = routes::refused(question.from).unwrap_or_else(unusable);
             found.push(CheckFinding::fail("way in", why, "no packet was sent", cure));
             return found;
         }
     };
-    found.push(way_in(&caller, tenant.map_or("no tenant", |tenant| &tenant.name)));
+    found.push(way_in(&caller, tenant_name));
     // An IPv6 address is in brackets where a name may stand.
     let asked = if name.contains(':') { format!("[{name}]") } else { name.clone() };
     let request = Language::of_port(server.port()).request(&asked);
     let request = request.unwrap_or_else(|_| super::request::http(&asked, 0));
     let sources = tenant.map(|tenant| tenant.sources.as_slice()).unwrap_or_default();
+    let drained = || sources::unusable_of(socket?, &tenant?.pool, IpFamily::of(question.from));
+    found.extend(drained());
     found.extend(AskedFlow { params, socket, sources, caller, name, server, request }.stations());
     found
 }
@@ -185,7 +208,7 @@ mod tests {
         };
         let asked = |to: &str| {
             let question = ProbeQuestion { from: "10.0.1.7".parse().unwrap(), to: to.to_owned() };
-            destination(&params, &question).map_err(|finding| finding.mend.unwrap_or_default())
+            destination(&params, &question).map_err(|finding| finding.mend.unwrap_or_default().to_string())
         };
         assert_eq!(
             asked("https://192.0.2.1/"),

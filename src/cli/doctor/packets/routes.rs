@@ -6,9 +6,11 @@ use super::path;
 use super::probe::Spot;
 use super::shown::family_name;
 use super::trace::{TraceLine, TraceLineKind};
+use crate::cli::doctor::refusing;
+use crate::cli::mend::Mend;
 use crate::cli::tool::output;
 use crate::clock;
-use crate::steering::{Lost, Part, REMEDY, Remedy, SteeringMonitor, before_mark_rule};
+use crate::steering::{Lost, Part, Remedy, SteeringMonitor, before_mark_rule};
 use crate::sys::routing::{self, RouteDecision};
 use std::net::IpAddr;
 
@@ -31,10 +33,17 @@ pub(super) fn cause(
 pub(super) fn refused(client: IpAddr) -> Option<LossCause> {
     let kind = path::refusal(client)?;
     let found = format!("the route to {client} {kind}");
-    let cure = format!(
-        "`ip route show table all match {client}` and `ip rule` name that route: delete it (ip route del ...)"
-    );
+    let cure = refusing_route(client);
     Some(LossCause { found, cure })
+}
+
+/// Deletes the route that refuses packets to an address, or shows where to look for it.
+fn refusing_route(to: IpAddr) -> Mend {
+    match refusing::route_to(to) {
+        Some(route) => Mend::run(format!("ip route del {route}")).and("if it is not meant"),
+        None => Mend::run(format!("ip route show table all match {to}; ip rule"))
+            .and("delete the route or the rule that refuses it"),
+    }
 }
 
 /// The listener drops a SYN that it has room for if its answer has no route.
@@ -45,9 +54,8 @@ pub(super) fn none_for_answer(server: IpAddr, spot: &Spot, cure: &Cure<'_>) -> L
         found: format!(
             "the gateway's socket has room and drops the SYN: its answer from {server} to {client} has no route"
         ),
-        cure: format!(
-            "look for a rule or a route that refuses it, and delete it: {ip} rule; {ip} route show table all match {client}"
-        ),
+        cure: Mend::run(format!("{ip} rule; {ip} route show table all match {client}"))
+            .and("delete the rule or the route that refuses it"),
     }
 }
 
@@ -66,7 +74,8 @@ fn not_local(pool: IpAddr) -> Option<LossCause> {
         RouteDecision::Nowhere => path::refusal(pool)?,
     };
     let found = format!("the route to {pool} {where_to}: answers to it are lost");
-    let cure = format!("delete what `ip route get {pool}` goes by (`ip rule`, `ip route`); {REMEDY}");
+    let cure = Mend::run(format!("ip route get {pool}; ip rule; systemctl restart egret-steering"))
+        .and("delete the rule or the route that takes the address elsewhere");
     Some(LossCause { found, cure })
 }
 
@@ -93,9 +102,9 @@ fn overwritten_mark(evidence: &ConnectionEvidence, mark: u32) -> Option<LossCaus
         "another rule overwrites the mark: table {family} {table}, chain {chain}, rule `{}`",
         rule.rule()
     );
-    let cure = format!(
+    let cure = Mend::from(format!(
         "have that rule keep bit {mark:#x}: `meta mark set meta mark and {mark:#x} or VALUE`, or with iptables --set-xmark VALUE/VALUE; or choose a [steering] mark that it keeps",
-    );
+    ));
     Some(LossCause { found, cure })
 }
 
@@ -109,15 +118,15 @@ fn routed_elsewhere(cure: &Cure<'_>) -> Option<LossCause> {
         of_routing && lost.what.starts_with(family)
     })?;
     if !matches!(remedy, Remedy::Renew | Remedy::MoveRule) {
-        return Some(LossCause { found: what, cure: remedy.as_str().to_owned() });
+        return Some(LossCause { found: what, cure: remedy.into() });
     }
     let ip = if cure.v4 { "ip -4" } else { "ip -6" };
     let rules = output(&format!("{ip} -N rule show")).unwrap_or_default();
     Some(match before_mark_rule(&rules, mark, table) {
-        None => LossCause { found: what, cure: REMEDY.to_owned() },
+        None => LossCause { found: what, cure: Mend::renew() },
         Some(rule) => LossCause {
             found: format!("{what}: `{rule}`"),
-            cure: format!("{ip} rule del pref {}", rule.replacen(':', "", 1)),
+            cure: Mend::run(format!("{ip} rule del pref {}", rule.replacen(':', "", 1))),
         },
     })
 }

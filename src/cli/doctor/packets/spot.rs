@@ -38,6 +38,18 @@ pub(super) fn client(address: IpAddr, steered: &[String], chosen: bool) -> Resul
     Ok(Spot { address, enters, leaves, mac, gateway, shared })
 }
 
+/// The device that such a client's packets come in by, if that is sure and no steered one: it has an address in the client's
+/// network, and none of the steered ones has.
+pub(super) fn unsteered<'a>(spot: &'a Spot, steered: &[String]) -> Option<&'a str> {
+    let leaves = &spot.leaves.name;
+    let is_near = |device: &String| path::addresses(device).iter().any(|own| is_neighbour(own, spot.address));
+    (!steered.contains(leaves) && is_near(leaves) && !steered.iter().any(is_near)).then_some(leaves)
+}
+
+fn is_neighbour(own: &IpNet, client: IpAddr) -> bool {
+    own.prefix_len() < own.max_prefix_len() && own.contains(&client)
+}
+
 /// Where a server with this address is, for packets from `from`.
 pub(super) fn server(address: IpAddr, from: Option<IpAddr>) -> Result<Spot, String> {
     let route = path::route(address, from)?;
@@ -76,16 +88,16 @@ fn own_address(device: &str, neighbour: IpAddr) -> Option<IpAddr> {
 
 /// An address of one of these networks, as a client's behind a steered interface: one that nobody has if there is one.
 pub(super) fn tenant_client(sources: &[IpNet], v4: bool, steered: &[String]) -> Result<Spot, String> {
-    let mut second_best = None;
-    let mut failed = None;
+    let (mut near, mut far, mut failed) = (None, None, None);
     for address in tenant_addresses(sources, v4, steered) {
         match client(address, steered, true) {
-            Ok(spot) if spot.mac.is_none() && spot.enters.name == spot.leaves.name => return Ok(spot),
-            Ok(spot) => second_best = second_best.or(Some(spot)),
+            Ok(spot) if spot.enters.name != spot.leaves.name => far = far.or(Some(spot)),
+            Ok(spot) if spot.mac.is_none() => return Ok(spot),
+            Ok(spot) => near = near.or(Some(spot)),
             Err(error) => failed = failed.or(Some(error)),
         }
     }
-    second_best.ok_or_else(|| failed.unwrap_or_else(|| "no address to try".to_owned()))
+    near.or(far).ok_or_else(|| failed.unwrap_or_else(|| "no address to try".to_owned()))
 }
 
 /// The addresses of these networks that a client is tried at.

@@ -9,6 +9,7 @@ use super::path;
 use super::probe::Spot;
 use super::spot;
 use super::trace::TraceLineKind;
+use crate::cli::mend::Mend;
 use crate::steering::SteeringParams;
 use std::net::{IpAddr, SocketAddr};
 
@@ -85,12 +86,13 @@ impl WayOut<'_> {
         let how = if hop.is_ipv4() { "ARP" } else { "neighbour discovery" };
         dead.then(|| LossCause {
             found: format!("the next hop {hop} does not answer {how} on {}", route.dev),
-            cure: format!(
-                "see that {hop} is up and on the network of {0}, or correct the route: ip route get {1} from {2}; ip neigh show dev {0}",
-                route.dev,
+            cure: Mend::run(format!(
+                "ip route get {} from {}; ip neigh show dev {}",
                 self.server.ip(),
-                self.source
-            ),
+                self.source,
+                route.dev
+            ))
+            .and(format!("see that {hop} is up and on the network of {}, or correct the route", route.dev)),
         })
     }
 }
