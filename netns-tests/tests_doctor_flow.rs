@@ -105,25 +105,23 @@ fn doctor_fails_by_the_flows_outcome(family: Family) {
 fn doctor_fails_where_flows_cannot_leave(family: Family) {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&with_socket(&lab));
-    let (own, more) =
-        if family == Family::V4 { ("10.0.1.1", "203.0.113.16") } else { ("fd00:1::1", "2001:db8:100::/120") };
+    let own = if family == Family::V4 { "10.0.1.1" } else { "fd00:1::1" };
     let itself = SocketAddr::new(own.parse().unwrap(), 7000);
     let (code, found) = followed(&lab, &gateway, itself);
     let said = failed(&found)[0]["found"].as_str().unwrap();
     assert!(code == 1 && said.contains("this machine itself") && found.len() == 1, "{found:#?}");
-    let all: &[&str] = if family == Family::V4 {
-        &["203.0.113.16", "203.0.113.17", "203.0.113.18", "203.0.113.19"]
-    } else {
-        &["2001:db8:100::/120"]
-    };
-    for source in all {
+    // Networks cannot be drained by a command.
+    if family == Family::V6 {
+        return;
+    }
+    for source in ["203.0.113.16", "203.0.113.17", "203.0.113.18", "203.0.113.19"] {
         let drained = gateway.egret(&["ports", "drain", source]);
         assert!(drained.status.success(), "{}", text(&drained));
     }
     let (code, found) = followed(&lab, &gateway, Host::Raw.at(family, 7000));
     let red = failed(&found);
     assert!(code == 1 && red[0]["found"].as_str().unwrap().contains("pool alpha is drained"), "{found:#?}");
-    assert_eq!(red[0]["mend"], format!("egret ports undrain {more}"));
+    assert_eq!(red[0]["mend"], "egret ports undrain 203.0.113.16");
 }
 
 fn doctor_finds_what_drops_monitored_flows() {
