@@ -18,11 +18,11 @@ const STATE: &str = "/var/lib/egret";
 /// A configuration to answer by.
 pub(super) struct UsableConfig {
     pub(super) config: Config,
-    /// Why the files are not in force, if it is the last good one instead.
+    /// The reason why the files are not in force, if it is the last good one instead.
     pub(super) refusal: Option<FilesRefusal>,
 }
 
-/// Why a gateway keeps the last good configuration.
+/// Reason for which a gateway keeps the last good configuration.
 pub(super) enum FilesRefusal {
     /// The files have errors.
     Errors(ConfigReport),

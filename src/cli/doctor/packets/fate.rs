@@ -97,7 +97,7 @@ fn ended(flow: &ProbedFlow, outcome: Outcome) -> CheckFinding {
     )
 }
 
-/// What plain doctor says of a route of this machine that refuses the packets; else the outcome's own remedy.
+/// The cure of plain doctor for a route of this machine that refuses the packets; else the remedy of the outcome.
 fn remedy(flow: &ProbedFlow, outcome: Outcome) -> Mend {
     let refusing = flow.dialled.filter(|_| outcome.phase() == FlowPhase::Dial);
     match refusing.and_then(|to| refusing::route_to(to.ip())) {
