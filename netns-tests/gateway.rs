@@ -219,7 +219,7 @@ impl<'lab> Gateway<'lab> {
             scope.spawn(move || {
                 while ended.recv_timeout(Duration::from_micros(200)) == Err(RecvTimeoutError::Timeout) {
                     self.signal(Signal::SIGSTOP);
-                    // One that comes at once takes the stop back.
+                    // A SIGCONT that comes at once would cancel the stop.
                     thread::sleep(Duration::from_micros(100));
                     self.signal(Signal::SIGCONT);
                 }

@@ -258,7 +258,7 @@ outcomes! {
         => "Look at the gateway's routes and the network between (`ip route get DESTINATION from SOURCE`).";
     ConnectTimeout = "connect_timeout", Upstream, Dial: "The server did not answer within `[gateway] connect_timeout`; the client was reset."
         => "A firewall drops the packets, or the way back to the source address is missing.";
-    DialFailed = "dial_failed", Gateway, Dial: "The gateway's machine refused the connection to the server: the socket could not be had or bound, or a route or rule of the machine's does not let it go there."
+    DialFailed = "dial_failed", Gateway, Dial: "The gateway's own machine did not let the connection out: no socket could be had or bound, or one of its routes or `ip rule` entries refuses the server."
         => "`detail` and the gateway's log say why. Run `egret doctor`: are the pool's addresses local? Where a route refuses it: `ip route get DESTINATION from SOURCE`, `ip rule`.";
 }
 

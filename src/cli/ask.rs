@@ -141,7 +141,7 @@ impl SilentListener {
         match self.stopped() {
             Some(process) => format!("`kill -CONT {process}`, or {RESTART}"),
             None => format!(
-                "wait a minute: it may have begun just now, or read a large configuration; if it stays silent, see `top` and \
+                "wait a minute: it may have just started, or be reading a large configuration; if it stays silent, see `top` and \
                  `journalctl -u egret`, then {RESTART}"
             ),
         }
@@ -221,7 +221,7 @@ fn explain(socket: &Path, error: io::Error, time: Duration, listener: SilentList
         AskError::NotRunning(path)
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         AskError::NotPermitted(path)
-    } else if error.kind() == io::ErrorKind::WouldBlock {
+    } else if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
         AskError::Silent { socket: path, time, listener }
     } else {
         AskError::Failed(path, error)

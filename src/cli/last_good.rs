@@ -37,9 +37,9 @@ impl UsableConfig {
             FilesRefusal::Errors(report) => report,
             FilesRefusal::Interfaces(refused) => return Some(not_in_force(path, refused)),
         };
-        let is_hidden = report.diagnostics.iter().any(|error| may_not_read(Path::new(&*error.file)));
-        let report = report.to_string();
-        Some(broken(path, report.lines().next().unwrap_or_default(), is_hidden))
+        let told = report.diagnostics.iter().find(|error| !may_not_read(Path::new(&*error.file)));
+        let first = told.or(report.diagnostics.first()).map(ToString::to_string).unwrap_or_default();
+        Some(broken(path, &first, told.is_none()))
     }
 }
 

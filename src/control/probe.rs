@@ -5,8 +5,8 @@ use crate::admin::{ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlow, ProbedFlow
 use crate::audit::SocketPeer;
 use crate::flow::{FlowEntry, FlowState, FlowTable};
 
-/// Expects a probe's connection, whose flow is left out of a candidate's figures. The log names who asked, once while any of
-/// the client's is expected.
+/// Expects a probe's connection, whose flow is left out of a candidate's figures. The log names who asked, once for all probes of a
+/// client that are expected at a time.
 pub(super) fn expect(table: &FlowTable, peer: SocketPeer, order: &ProbeOrder) -> ProbeExpected {
     let client = ClientAddr::new(order.client);
     if table.probes().announce(client) {

@@ -124,7 +124,7 @@ impl Socket {
             return Ok(false);
         }
         let mut bytes = vec![0; fresh];
-        let read = stream::read(self, &mut bytes)?;
+        let read = self.past_mark(|| stream::read(self, &mut bytes))?;
         self.stream().ahead.get_or_init(Box::default).borrow_mut().extend_from_slice(&bytes[..read]);
         Ok(true)
     }

@@ -12,6 +12,8 @@ use std::time::Duration;
 /// Longest wait for each step of an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const CHECK: &str = "gateway";
+/// Effect of a gateway that does not answer at all.
+const UNTRIED: &str = "the kernel accepts connections of clients, and they may hang; no packets were tried";
 
 /// The finding if the gateway accepts questions and does not answer them: then nothing else can be concluded from its
 /// silence. `None` if it answers, does not run, or cannot be asked.
@@ -23,7 +25,7 @@ pub(super) fn silence(doctor: &Doctor) -> Option<CheckFinding> {
     // A question with a short answer.
     match ask_within::<ProbedFlowAnswer>(PATIENCE, socket, "GET", "/v1/probe?client=0.0.0.0:0", "") {
         Err(AskError::Silent { listener, .. }) => {
-            Some(hangs(&format!("the control socket {}", socket.display()), listener))
+            Some(hangs(&format!("the control socket {}", socket.display()), listener, UNTRIED))
         }
         Ok(_) | Err(_) => None,
     }
@@ -31,18 +33,18 @@ pub(super) fn silence(doctor: &Doctor) -> Option<CheckFinding> {
 
 fn silent_readiness(metrics: SocketAddr, listener: SilentListener) -> Option<CheckFinding> {
     let is_silent = ask_ready(metrics).is_err_and(|error| is_silence(&error));
-    is_silent.then(|| hangs(&readiness(metrics), listener))
+    is_silent.then(|| hangs(&readiness(metrics), listener, UNTRIED))
 }
 
 fn readiness(metrics: SocketAddr) -> String {
     format!("http://{metrics}/readyz")
 }
 
-fn hangs(asked: &str, listener: SilentListener) -> CheckFinding {
+fn hangs(asked: &str, listener: SilentListener, why: &'static str) -> CheckFinding {
     CheckFinding::fail(
         CHECK,
         format!("{asked} does not answer within {} s: {listener}", PATIENCE.as_secs()),
-        "the kernel accepts connections of clients, and they may hang; no packets were tried",
+        why,
         listener.cure(),
     )
 }
@@ -61,7 +63,10 @@ pub(super) fn ready(metrics: SocketAddr) -> CheckFinding {
             "new flows are not taken, or do not reach the gateway",
             Mend::run(format!("curl http://{metrics}/readyz")),
         ),
-        Err(error) if is_silence(&error) => hangs(&readiness(metrics), SilentListener::of(None)),
+        Err(error) if is_silence(&error) => {
+            let why = "load balancers and monitoring that ask for readiness take the gateway for dead";
+            hangs(&readiness(metrics), SilentListener::of(None), why)
+        }
         Err(error) => CheckFinding::fail(
             CHECK,
             format!("http://{metrics}/readyz: {error}"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 /// Most bytes read of an answer.
 const MOST: usize = 1 << 20;
 /// A connection that is reset after this long a silence was silent: the gateway gives up a client that takes no answer.
-const SILENCE: Duration = Duration::from_secs(1);
+const GIVEN_UP: Duration = Duration::from_secs(1);
 
 /// Bytes that came back, and the end of them.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl ProbeAnswer {
                         break Err(io::ErrorKind::TimedOut.into());
                     }
                 }
-                Err(_) if clock::now() - asked > SILENCE => break Err(io::ErrorKind::TimedOut.into()),
+                Err(_) if clock::now() - asked > GIVEN_UP => break Err(io::ErrorKind::TimedOut.into()),
                 Err(error) => break Err(error),
             }
         };
@@ -53,6 +53,13 @@ impl ProbeAnswer {
     /// True if nothing came, and the connection fell silent.
     pub(super) fn is_lost(&self) -> bool {
         self.bytes.is_empty() && self.fell_silent()
+    }
+
+    /// True if nothing came but a reset.
+    pub(super) fn is_reset(&self) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
+        let is_reset = |error: &io::Error| matches!(error.kind(), ConnectionReset | BrokenPipe);
+        self.bytes.is_empty() && self.end.as_ref().is_err_and(is_reset)
     }
 
     /// True if a part of the answer came, and the rest of it did not.
@@ -107,7 +114,8 @@ mod tests {
             |end| ProbeAnswer { bytes: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234".to_vec(), end };
         assert!(cut(Ok(())).is_partial() && cut(Err(io::ErrorKind::ConnectionReset.into())).is_partial());
         let reset = ProbeAnswer::none(io::ErrorKind::ConnectionReset.into());
-        assert!(!reset.is_lost() && !reset.is_partial());
+        assert!(!reset.is_lost() && !reset.is_partial() && reset.is_reset());
+        assert!(!silent(b"").is_reset() && !cut(Err(io::ErrorKind::ConnectionReset.into())).is_reset());
     }
 
     #[test]

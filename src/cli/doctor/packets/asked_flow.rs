@@ -5,7 +5,7 @@ use super::cure::{Cure, Leg};
 use super::evidence::LostPart;
 use super::exchange::{Patience, ProbeExchange, TooBig};
 use super::fate::{beyond_gateway, denied, is_refused, is_waiting, own_fault, silent_beyond_gateway};
-use super::legs::{failure, lost};
+use super::legs::failure;
 use super::request::told;
 use super::verdict::{explained, verdict};
 use super::way_out::WayOut;
@@ -34,12 +34,12 @@ impl<'a> AskedFlow<'a> {
     /// Makes the connection, a second time if something was lost that the gateway does not account for.
     pub(super) fn stations(&mut self) -> Vec<CheckFinding> {
         let exchange = self.caller.call(self.server, &self.request, true, Patience::LONG);
-        let Some(first) = lost(&exchange) else { return self.whole(&exchange) };
+        let Some(first) = self.caller.lost(&exchange) else { return self.whole(&exchange) };
         if let Some(found) = self.lost_beyond(&exchange) {
             return found;
         }
         let (exchange, evidence) = self.caller.watch(self.server, &self.request, first);
-        let Some(lost) = lost(&exchange) else {
+        let Some(lost) = self.caller.lost(&exchange) else {
             let mut found = self.whole(&exchange);
             let said = format!("{} at the first, passed at the second", lost_name(first));
             found.push(CheckFinding::ok("attempts", said));

@@ -3,7 +3,7 @@
 use super::evidence::{ConnectionEvidence, LostPart};
 use super::exchange::{Ends, Patience, ProbeExchange};
 use super::fate::is_waiting;
-use super::legs::{TracedPackets, watched};
+use super::legs::{TracedPackets, lost, watched};
 use super::probe::{ProbeHost, ProbePorts, Spot};
 use crate::admin::{ProbeExpected, ProbeOrder, ProbedFlow, ProbedFlowAnswer};
 use crate::cli::ask::{ask_within, with_query};
@@ -66,6 +66,14 @@ impl Caller {
             thread::sleep(Duration::from_millis(50));
         }
         seen
+    }
+
+    /// The part of an attempt that got lost, if any. A reset that the gateway, which tells flows and their ends, knows nothing of
+    /// is not the gateway's, and so a loss.
+    pub(super) fn lost(&self, exchange: &ProbeExchange) -> Option<LostPart> {
+        let is_foreign =
+            || exchange.answer.is_reset() && self.flow(true).is_some_and(|flow| flow.outcome.is_none());
+        lost(exchange).or_else(|| is_foreign().then_some(LostPart::Data))
     }
 
     /// An attempt; `tell_too_big`: with an ICMP error about it.

@@ -5,7 +5,7 @@ use super::cure::{Cure, Leg};
 use super::evidence::{LossCause, LostPart};
 use super::exchange::Patience;
 use super::fate::silent_beyond_gateway;
-use super::legs::{failure, lost, success};
+use super::legs::{failure, success};
 use super::ports::listed;
 use super::probe::Spot;
 use super::request::{PADDING, PROBE_NAME, http};
@@ -83,7 +83,7 @@ impl ClientLeg<'_> {
         for destination in self.destinations() {
             let exchange =
                 caller.call(SocketAddr::new(destination, port), &request(), tell_too_big, Patience::SHORT);
-            match lost(&exchange) {
+            match caller.lost(&exchange) {
                 None => {
                     let to = format!("{destination}, {}", listed(self.ports));
                     let small = if exchange.answer.bytes.len() < LARGE { ", no large answer" } else { "" };
@@ -103,7 +103,7 @@ impl ClientLeg<'_> {
         let server = SocketAddr::new(destination, *port);
         let who = self.who(caller, &server.to_string());
         let (exchange, evidence) = caller.watch(server, &request(), *first);
-        let Some(lost) = lost(&exchange) else {
+        let Some(lost) = caller.lost(&exchange) else {
             let found = format!("{who}: {}, at the second attempt", success(&exchange));
             return CheckFinding::ok(Leg::Client.check(), found);
         };

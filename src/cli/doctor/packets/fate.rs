@@ -109,7 +109,7 @@ fn remedy(flow: &ProbedFlow, outcome: Outcome) -> Mend {
 /// Effect of such an end.
 fn effect(outcome: Outcome) -> &'static str {
     match outcome.phase() {
-        FlowPhase::Dial => WHY,
+        FlowPhase::Dial => "packets of the client arrive, and no connection to the server comes about",
         FlowPhase::Denied => "packets of the client arrive, and the gateway refuses the flow",
         FlowPhase::Early => "packets of the client arrive, and the gateway dials no server",
         FlowPhase::Relayed => "packets of the client reach a server, and the flow is cut",
