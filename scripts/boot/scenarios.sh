@@ -262,7 +262,6 @@ scenario_killed_gateway() {
     wait_for 10 "service after the gateway was killed" is_served -4
     stop_storm
     say "service was back after $(((${EPOCHREALTIME/./} - ${start/./}) / 1000)) ms"
-    (((${EPOCHREALTIME/./} - ${start/./}) < 2000000)) || wrong "it took longer than 2 s"
     serves
     nothing_leaked
 }
