@@ -191,7 +191,7 @@ fn rules_of_other_backend_are_replaced() {
         let file = lab.run.path().join("up.sh");
         fs::write(&file, script.stdout).unwrap();
         let path = format!("{}:/usr/sbin:/usr/bin:/bin", legacy.display());
-        let state = lab.run.path().join("steering");
+        let state = lab.run.path().join("steering/state");
         let mut command = std::process::Command::new("sh");
         lab.gateway.check(command.arg(file).env("PATH", path).env("EGRET_STEERING_STATE", state));
     };

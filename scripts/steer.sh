@@ -116,7 +116,7 @@ adopt() {
     done
     umask 077
     mkdir -p "${state%/*}"
-    listed_rules >"$marker"
+    listed_rules >"$marker" || : >"$marker"
     printf 'steer.sh: %s is gone, and Egret'"'"'s rules against forwarding are in place: forwarding is not blocked\n' "$marker" | tell 4
 }
 # Adding a rule that exists fails, which is fine: it is never absent in between.
@@ -204,22 +204,25 @@ keep() {
         printf 'steer.sh: the rules could not be kept in %s as a fallback for a broken configuration\n' "${kept%/*}" | tell 3
     fi
 }
-# Blocks forwarding again if a rule of an earlier `up` is missing, in either family.
+# Blocks forwarding again if a rule of an earlier `up` is missing, in either family, or may be: an empty marker tells none.
 block() {
     if [ ! -e "$marker" ]; then return 0; fi
-    listed_rules >"$marker.now"
-    lost=$(grep -vxFf "$marker.now" "$marker" || :)
+    lost=unknown
+    if [ -s "$marker" ] && listed_rules >"$marker.now"; then lost=$(grep -vxFf "$marker.now" "$marker" || :); fi
     rm -f "$marker.now"
     if [ -z "$lost" ]; then return 0; fi
     rm -f "$marker"
     refuse_all
 }
-# The entries of `up`, a line each after its family.
+# The entries of `up`, a line each after its family. Fails if they cannot be listed.
 listed_rules() {
-    for family in $(families); do ip -N "$family" rule show | sed -n "/proto 230/{s/ [[]detached[]]//;s/^/$family /p;}"; done
+    for family in $(families); do
+        shown=$(ip -N "$family" rule show) || return 1
+        printf '%s\n' "$shown" | sed -n "/proto 230/{s/ [[]detached[]]//;s/^/$family /p;}"
+    done
 }
 in_place() {
-    listed_rules >"$marker"
+    listed_rules >"$marker" || : >"$marker"
     lift_guard
 }
 up() {
@@ -253,12 +256,12 @@ up() {
     return 1
 }
 
-# One at a time: the second would meet rules half put in place.
+# One at a time: the second would meet rules half put in place. The lock lies beside the folder, which `down` removes, and stays.
 alone() {
     umask 077 # others could hold the lock
-    mkdir -p "${state%/*}"
-    exec 9>"${state%/*}/lock"
+    exec 9>"${state%/*}.lock"
     flock -w 120 9 || fail "another steer.sh has been at work for two minutes; see \`ps\`"
+    mkdir -p "${state%/*}"
 }
 
 case $command in
@@ -270,7 +273,7 @@ case $command in
         script=$("$egret" steering print --down)
         printf '%s\n' "$script" | sh -s
         lift_guard
-        rm -f "$marker" "$fallback" "${state%/*}"/new.* "${state%/*}/lock"
+        rm -f "$marker" "$fallback" "${state%/*}"/new.*
         rmdir "${state%/*}" 2>/dev/null || :
         ;;
     status)

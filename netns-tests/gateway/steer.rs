@@ -40,7 +40,7 @@ impl Lab {
     /// Runs `steer.sh` on the gateway.
     pub fn steer(&self, action: &str, config: &Path, rules: Rules) -> Output {
         let mut command = Command::new(STEER);
-        command.env("EGRET_STEERING_STATE", self.run.path().join("steering"));
+        command.env("EGRET_STEERING_STATE", self.run.path().join("steering/state"));
         if rules == Rules::Legacy {
             command.env("PATH", self.legacy_first());
         }
@@ -73,6 +73,6 @@ impl Lab {
         let mut command = Command::new("sh");
         let path = format!("{}:/usr/sbin:/usr/bin:/bin", Path::new(EGRET).parent().unwrap().display());
         command.args(["-c", line]).env("PATH", path).env("EGRET_CONFIG", config);
-        self.gateway.check(command.env("EGRET_STEERING_STATE", self.run.path().join("steering")));
+        self.gateway.check(command.env("EGRET_STEERING_STATE", self.run.path().join("steering/state")));
     }
 }

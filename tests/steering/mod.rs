@@ -377,6 +377,22 @@ fn failed_steer_script_leaves_nothing_open() {
         done
         if {steer} up --config /bad.toml; then exit 1; fi
         if ip rule show | grep 'proto 231'; then exit 1; fi
+        # What nobody can tell may be missing: an earlier version left the record empty.
+        : >$dir/run/up
+        if {steer} up --config /bad.toml; then exit 1; fi
+        ip rule show | grep 'not from all iif lo blackhole proto 231'
+        {steer} up --config /good.toml
+        mkdir $dir/bin
+        printf '%s\n' '#!/bin/sh' 'case $* in *rule*show) exit 1 ;; esac' 'exec '$(command -v ip)' $*' >$dir/bin/ip; chmod 755 $dir/bin/ip
+        if PATH=$dir/bin:$PATH {steer} up --config /bad.toml; then exit 1; fi
+        ip rule show | grep 'not from all iif lo blackhole proto 231'
+        {steer} up --config /good.toml
+        # One that waits goes on after one that removes everything.
+        exec 8>$dir/run.lock; flock 8
+        {steer} up --config /good.toml 8>&- & waiting=$!
+        while ! grep -q -- '-> FLOCK .*:'$(stat -c %i $dir/run.lock)' ' /proc/locks; do sleep 0.01; done
+        rm -r $dir/run; exec 8>&-
+        wait $waiting
         # A name that is nowhere, in place of one that is intercepted.
         {steer} up --config /good.toml --keep $dir/kept
         iptables -t mangle -F
