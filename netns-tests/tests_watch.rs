@@ -25,6 +25,7 @@ crate::trials! {
         new_interfaces_leave_the_gateway_ready,
         repeated_interfaces_steer_once,
         overtaken_port_rules_are_noted,
+        rule_among_port_rules_stops_repairs,
         unsteered_gateway_reports_it,
         interfaces_nothing_comes_in_by_are_told,
         missing_helper_is_not_asked,
@@ -264,7 +265,7 @@ fn overtaken_port_rules_are_noted() {
     let status = lab.steer("status", &gateway.config(), Rules::Iptables);
     let said = text(&status);
     assert!(
-        !status.status.success() && said.contains("`50: from all lookup 254` comes before or among them"),
+        !status.status.success() && said.contains("`50: from all lookup 254` comes before them"),
         "{said}"
     );
     // Once it comes before the rule for the mark as well, intercepted packets go by it.
@@ -277,6 +278,24 @@ fn overtaken_port_rules_are_noted() {
     lab.gateway.ip("rule del pref 10\nrule del pref 50");
     wait_until("the note to go", || gateway.get("/readyz").unwrap() == (200, "ready\n".to_owned()));
     lab.must_steer("status", &gateway.config(), Rules::Iptables);
+}
+
+/// `up` refuses to work beside it, so that a request would have root busy in vain.
+fn rule_among_port_rules_stops_repairs() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config(&lab));
+    wait_until_well(&gateway);
+    lab.gateway.shell("ip rule add pref 103 from 10.9.0.0/16 lookup main; ip rule flush protocol 230");
+    let said = complaint(&gateway);
+    let first = "steering is not in place: IPv4: another program's `ip rule` at priority 103 lies among";
+    assert!(
+        said.contains(first) && said.contains("\nfix: give that `ip rule` a priority above 107"),
+        "{said}"
+    );
+    assert!(text(&lab.steer("status", &gateway.config(), Rules::Iptables)).contains("lies among them"));
+    assert!(!request(&lab).exists() && gateway.metric("egret_steering_repairs_total", &[]) == 0);
+    lab.gateway.ip("rule del pref 103");
+    wait_until("a repair to be requested", || request(&lab).exists());
 }
 
 fn unsteered_gateway_reports_it() {
@@ -546,17 +565,17 @@ fn rules_of_mistyped_interface_are_told() {
         let status = text(&lab.steer("status", &path, rules));
         assert!(status.contains("c00") && !status.contains("restart egret-steering"), "{status}");
         lab.must_steer("up", &path, rules);
-        let told =
-            ["for interface c00", "none for c0", "; fix: correct [steering] interfaces, then `egret reload`"];
+        let told = [
+            "for interface c00",
+            "none for c0",
+            "; fix: if the files name that interface, correct [steering]",
+        ];
         wait_for("the other interface to be told", || {
             let said = gateway.stderr();
             if told.iter().all(|words| said.contains(words)) { Ok(()) } else { Err(said) }
         });
         let said = complaint(&gateway);
-        assert!(
-            !said.contains("restart egret-steering") && said.contains("\nfix: correct [steering]"),
-            "{said}"
-        );
+        assert!(said.contains("\nfix: if the files name that interface, correct [steering]"), "{said}");
         for part in ["packet_rules", "port_rules"] {
             gateway.wait_for_metric("egret_steering_part_intact", &[("part", part)], |intact| intact == 0);
         }

@@ -67,6 +67,7 @@ impl From<Remedy> for Mend {
             Remedy::SourceValidation => Self::run("sysctl -w net.ipv4.conf.all.src_valid_mark=0")
                 .and("the same for that interface in place of `all`"),
             Remedy::DeleteRoute
+            | Remedy::DeleteRule
             | Remedy::ClearPlace
             | Remedy::MoveRule
             | Remedy::Interfaces
@@ -132,6 +133,7 @@ pub(super) mod tests {
     fn remedies_of_steering_run_in_shells() {
         for remedy in [
             Remedy::DeleteRoute,
+            Remedy::DeleteRule,
             Remedy::ClearPlace,
             Remedy::RestartBoth,
             Remedy::Interfaces,

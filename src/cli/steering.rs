@@ -109,7 +109,7 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
     if absent && refused_interfaces(params).is_some() {
         // Rules made from these files would intercept nothing.
         let renewed = differences.iter_mut().filter(|part| part.remedy == Remedy::Renew);
-        renewed.for_each(|part| part.remedy = Remedy::CorrectFiles);
+        renewed.for_each(|part| part.remedy = Remedy::Interfaces);
     }
     let mut found = of_machine(params);
     found.extend(source_validation(params));

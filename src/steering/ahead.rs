@@ -51,7 +51,7 @@ fn taken<E>(
     }
     match &rule.effect {
         PacketEffect::None => Ok(false),
-        // Egret's rules elsewhere accept nothing, so that the packet is dropped behind them too.
+        // In all other chains Egret's rules accept nothing: what is dropped before them would not be saved by them.
         PacketEffect::Drop => Ok(in_input || place.builtin == "PREROUTING"),
         PacketEffect::Return => Ok(depth == 0 && !in_input),
         PacketEffect::Take => Ok(!in_input),

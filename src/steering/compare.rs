@@ -106,13 +106,8 @@ fn of_routing(
 ) -> [PartDifference; 3] {
     let planned = &plan.routing[index];
     let (rules, routes) = (observed.rules[index].as_deref(), observed.routes[index].as_deref());
-    let first = rules.and_then(|shown| before_mark_rule(shown, planned.mark, planned.table));
-    // Egret's own is put before others, but nothing comes before the rules at 0.
-    let is_movable = first.as_deref().is_none_or(|rule| !rule.starts_with("0:"));
-    let mark_rule = PartDifference {
-        remedy: if is_movable { Remedy::Renew } else { Remedy::MoveRule },
-        ..PartDifference::new(PlanPart::MarkRule(family), routing::mark_rule(planned, rules, first))
-    };
+    let (wrong, remedy) = routing::mark_rule(planned, rules);
+    let mark_rule = PartDifference { remedy, ..PartDifference::new(PlanPart::MarkRule(family), wrong) };
     let missing = routing::local_routes(planned, routes);
     let local_routes = match routing::foreign_route(planned, observed.steering_tables[index].as_deref()) {
         None => PartDifference::new(PlanPart::LocalRoutes(family), missing),
@@ -121,16 +116,8 @@ fn of_routing(
             ..PartDifference::new(PlanPart::LocalRoutes(family), foreign)
         },
     };
-    let missing = routing::missing_port_rule(planned, rules, &observed.interfaces);
-    let overtaken =
-        rules.filter(|_| missing.is_none()).and_then(|shown| routing::before_port_rules(plan, shown));
-    let port_rules = match overtaken {
-        None => PartDifference::new(PlanPart::PortRules(family), missing),
-        wrong => PartDifference {
-            remedy: Remedy::MoveRule,
-            ..PartDifference::new(PlanPart::PortRules(family), wrong)
-        },
-    };
+    let (wrong, remedy) = routing::port_rules(plan, planned, rules, &observed.interfaces);
+    let port_rules = PartDifference { remedy, ..PartDifference::new(PlanPart::PortRules(family), wrong) };
     [mark_rule, local_routes, port_rules]
 }
 

@@ -1,8 +1,7 @@
-//! Rules of policy routing of other programs that come before Egret's rules against forwarding. Those hold what packet rules
-//! would have intercepted, after a flush.
+//! Rules of policy routing of other programs that come before Egret's, or that steering refuses to be put in place beside.
 
-use super::origin;
 use super::port_rules::is_among;
+use super::{Remedy, origin};
 use crate::interface::Interface;
 use crate::sys::routing::{LOCAL_TABLE, RoutingRule};
 use ipnet::IpNet;
@@ -12,7 +11,7 @@ use std::net::IpAddr;
 const OWN: [u8; 2] = [origin::UP, origin::GUARD];
 
 /// The position of the first rule that tenants' packets to intercepted ports meet before a rule of Egret's against
-/// forwarding, and that may route them; or that lies among Egret's, where packets skip it.
+/// forwarding, and that may route them. Those rules hold what packet rules would have intercepted, after a flush.
 pub(super) fn before_port_rules(
     rules: &[RoutingRule],
     steered: &[Interface],
@@ -20,8 +19,37 @@ pub(super) fn before_port_rules(
 ) -> Option<usize> {
     let is_port_rule = |rule: &RoutingRule| rule.protocol == origin::UP && rule.mark.is_none();
     let last = rules.iter().rposition(is_port_rule)?;
-    let is_skipped = |rule: &RoutingRule| is_among(rule.priority) && !OWN.contains(&rule.protocol);
-    rules.iter().take(last).position(|rule| is_skipped(rule) || takes(rule, steered, sources))
+    rules.iter().take(last).position(|rule| !is_among(rule.priority) && takes(rule, steered, sources))
+}
+
+/// The position of the first rule in the place of Egret's rules against forwarding, where packets skip it. `up` refuses it,
+/// also while Egret's are lost (`must_be_together` in prelude.sh).
+pub(super) fn among_port_rules(rules: &[RoutingRule]) -> Option<usize> {
+    rules.iter().position(|rule| is_among(rule.priority) && !OWN.contains(&rule.protocol))
+}
+
+/// True if `up` refuses the rule at any place: it looks Egret's table up, or has a bit in common with the mark
+/// (`must_be_free` in prelude.sh). The same rule as Egret's does no harm.
+pub(super) fn is_in_the_way(rule: &RoutingRule, mark: u32, table: u32) -> bool {
+    let RoutingRule { source, interface, has_destination, is_narrow, inverted, .. } = rule;
+    let any_packet = source.is_none() && interface.is_none() && !has_destination && !is_narrow && !inverted;
+    let same_mark =
+        rule.mark.is_some_and(|(value, mask)| value == mark && (mask == mark || mask == u32::MAX));
+    let is_same = same_mark && rule.table == table && any_packet;
+    let has_bit = !inverted && rule.mark.is_some_and(|(value, _)| value & mark != 0);
+    rule.protocol != origin::UP && !is_same && (rule.table == table || has_bit)
+}
+
+/// The remedy of a rule that comes before the one for the mark, and may take its packets.
+pub(super) fn remedy_before_mark_rule(rule: &RoutingRule, mark: u32, table: u32) -> Remedy {
+    if is_in_the_way(rule, mark, table) {
+        Remedy::DeleteRule
+    } else if rule.priority == 0 {
+        // Egret's own is put before others, but nothing comes before the rules at 0.
+        Remedy::MoveRule
+    } else {
+        Remedy::Renew
+    }
 }
 
 /// True if a rule that is not Egret's may take packets with Egret's mark, and no other, from the rule for that mark.
@@ -135,5 +163,38 @@ mod tests {
             assert_eq!(before_port_rules(&after, &steered, &sources), None, "{rule}");
         }
         assert_eq!(before_port_rules(&[parse("50: from all lookup 254").unwrap()], &steered, &sources), None);
+    }
+
+    #[test]
+    fn rule_among_lost_port_rules_is_found() {
+        let found = |lines: &[&str]| {
+            let rules: Vec<_> = lines.iter().map(|line| parse(line).unwrap()).collect();
+            (among_port_rules(&rules), before_port_rules(&rules, &[], &["10.0.1.0/24".parse().unwrap()]))
+        };
+        let (before, among) = ("50:\tfrom all lookup 254", "103:\tfrom 10.0.1.0/24 lookup 7 proto 3");
+        let own = "106:\tfrom all ipproto ipproto-6 6 proto 230";
+        assert_eq!(found(&[before, among]), (Some(1), None));
+        assert_eq!(found(&[before, among, own]), (Some(1), Some(0)));
+        assert_eq!(found(&[among, own]), (Some(0), None));
+        assert_eq!(found(&["101:\tfrom all lookup 254", own, "107:\tfrom all lookup 7"]), (None, Some(0)));
+    }
+
+    /// As `must_be_free` in prelude.sh has it.
+    #[test]
+    fn rule_before_mark_rule_has_its_remedy() {
+        for (rule, remedy) in [
+            ("50:\tfrom all lookup 7", Remedy::Renew),
+            ("0:\tfrom all lookup 7", Remedy::MoveRule),
+            ("50:\tfrom all fwmark 0x100/0x100 lookup 7", Remedy::DeleteRule),
+            ("0:\tfrom all fwmark 0x300/0xff00 lookup 7", Remedy::DeleteRule),
+            ("50:\tfrom all fwmark 0/0x200 lookup 7", Remedy::Renew),
+            ("50:\tnot from all fwmark 0x100 lookup 7", Remedy::Renew),
+            ("50:\tfrom 10.0.1.0/24 lookup 99", Remedy::DeleteRule),
+            ("50:\tfrom all fwmark 0x100 lookup 99", Remedy::Renew),
+            ("50:\tfrom 10.0.1.0/24 fwmark 0x100 lookup 99", Remedy::DeleteRule),
+            ("50:\tfrom all fwmark 0x100/0x100 lookup 99 proto 230", Remedy::Renew),
+        ] {
+            assert_eq!(remedy_before_mark_rule(&parse(rule).unwrap(), 0x100, 99), remedy, "{rule}");
+        }
     }
 }

@@ -163,6 +163,7 @@ mod tests {
             (prelude, before_skips),
             (steer, format!("\nguard_protocol={} ", origin::GUARD)),
             (Remedy::MoveRule.as_str(), format!("after {LAST}")),
+            (Remedy::ClearPlace.as_str(), format!("above {LAST} (below {OWN_PACKETS} only")),
         ] {
             assert!(text.contains(&words), "{words}");
         }

@@ -144,7 +144,7 @@ must_be_together() { # -4|-6: rules of others between Egret's would be skipped b
     ip -N "$1" rule show | grep -v "proto 23[01]" | while IFS=: read -r at rule; do
         if [ "$at" -gt $((pref + 1)) ] && [ "$at" -lt $((pref + 7)) ]; then
             say "the rule \`$(printf %s "$rule" | tr -s ' \t' ' ')\` at $at lies among Egret's at $((pref + 1)) to $((pref + 7)), where packets skip it"
-            say "nothing was changed; give it a priority below $((pref + 1)) or above $((pref + 7))"
+            say "nothing was changed; give it a priority above $((pref + 7)) (below $((pref + 1)) only if it names both \`from\` and \`to\`)"
             exit 1
         fi
     done

@@ -109,12 +109,12 @@ impl SteeringMonitor {
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.
     pub fn look(&mut self, now: Instant) -> io::Result<SteeringLook> {
-        let present = routing::interfaces()?;
-        let mut look = self.packet_rules(&present)?;
+        let names = routing::interfaces()?;
+        let mut look = self.packet_rules(&names)?;
         for (index, family) in IpFamily::ALL.into_iter().enumerate() {
             let possible = match family {
                 IpFamily::V4 => Ipv6Routing::Possible,
-                IpFamily::V6 => ipv6_routing(&self.interfaces, &present),
+                IpFamily::V6 => ipv6_routing(&self.interfaces, &names),
             };
             if possible == Ipv6Routing::Absent {
                 continue;
@@ -129,9 +129,9 @@ impl SteeringMonitor {
                 }),
                 Ipv6Routing::Unneeded | Ipv6Routing::Absent => {}
             }
-            self.port_rules(index, &rules, &present, &mut look, now);
+            self.port_rules(index, &rules, &names, &mut look, now);
         }
-        look.lost.extend(entrances::faults(&self.interfaces, &present, &links::ports()?, drops_marked));
+        look.lost.extend(entrances::faults(&self.interfaces, &names, &links::ports()?, drops_marked));
         Ok(look)
     }
 
@@ -158,17 +158,29 @@ impl SteeringMonitor {
         let is_ours = |rule: &RoutingRule| rule.mark == Some((mark, mark)) && rule.table == table;
         if let Some(ours) = rules.iter().position(is_ours) {
             let first = rules.iter().take(ours).find(|rule| overtaking::may_take_marked(rule, mark));
-            look.lost.extend(first.map(|RoutingRule { priority, .. }| {
+            look.lost.extend(first.map(|rule| {
                 let what = format!(
-                    "{called}: another program's `ip rule` at priority {priority} comes before the one for mark {mark:#x}"
+                    "{called}: another program's `ip rule` at priority {} comes before the one for mark {mark:#x}",
+                    rule.priority
                 );
-                // Egret's own is put before others, but nothing comes before the rules at 0.
-                let remedy = if *priority == 0 { Remedy::MoveRule } else { Remedy::Renew };
+                let remedy = overtaking::remedy_before_mark_rule(rule, mark, table);
                 Lost { part: Part::MarkRule, what, remedy }
             }));
         } else {
             let what = format!("{called}: there is no rule `fwmark {mark:#x}/{mark:#x} lookup {table}`");
             look.lost.push(renewable(Part::MarkRule, what));
+        }
+        let in_the_way = rules.iter().find(|rule| overtaking::is_in_the_way(rule, mark, table));
+        // One that comes before the rule for the mark is told already.
+        if let Some(rule) =
+            in_the_way.filter(|_| look.lost.iter().all(|lost| lost.remedy != Remedy::DeleteRule))
+        {
+            let what = format!(
+                "{called}: another program's `ip rule` at priority {} looks up table {table}, or has a bit in common with \
+                 mark {mark:#x}",
+                rule.priority
+            );
+            look.latent.push(Lost { part: Part::MarkRule, what, remedy: Remedy::DeleteRule });
         }
         let local: BTreeSet<IpNet> = routing::local_routes(family, LOCAL_TABLE)?.into_iter().collect();
         let mut missing = routing.pools.iter().filter(|pool| !local.contains(pool));
@@ -188,15 +200,15 @@ impl SteeringMonitor {
         &mut self,
         index: usize,
         rules: &[RoutingRule],
-        present: &[String],
+        names: &[String],
         look: &mut SteeringLook,
         now: Instant,
     ) {
         let called = IpFamily::ALL[index].as_str();
-        let missing = self.newcomers[index].look(&self.routing[index], rules, present, now);
+        let missing = self.newcomers[index].look(&self.routing[index], rules, names, now);
         if missing.fixed > 0 {
             let are = if missing.fixed == 1 { "is" } else { "are" };
-            let remedy = remedy_of_others(&missing.others, &self.former, present);
+            let remedy = remedy_of_others(&missing.others, &self.former, names);
             let others: Vec<_> = missing.others.into_iter().collect();
             let there = match &others[..] {
                 [] => String::new(),
@@ -221,20 +233,27 @@ impl SteeringMonitor {
         }));
         look.latent.extend(overtaking::before_port_rules(rules, &self.interfaces, &self.sources).map(|at| {
             let what = format!(
-                "{called}: another program's `ip rule` at priority {} comes before or among those that block forwarding \
-                 of intercepted ports",
+                "{called}: another program's `ip rule` at priority {} comes before those that block forwarding of \
+                 intercepted ports",
                 rules[at].priority
             );
-            let is_among = super::port_rules::is_among(rules[at].priority);
-            latent(what, if is_among { Remedy::ClearPlace } else { Remedy::MoveRule })
+            latent(what, Remedy::MoveRule)
+        }));
+        look.latent.extend(overtaking::among_port_rules(rules).map(|at| {
+            let what = format!(
+                "{called}: another program's `ip rule` at priority {} lies among those that block forwarding of \
+                 intercepted ports, where packets skip it",
+                rules[at].priority
+            );
+            latent(what, Remedy::ClearPlace)
         }));
     }
 
-    fn packet_rules(&mut self, present: &[String]) -> io::Result<SteeringLook> {
+    fn packet_rules(&mut self, names: &[String]) -> io::Result<SteeringLook> {
         let mut found = Vec::new();
         for _ in 0..ATTEMPTS {
             let before = packet_rules::generation()?;
-            found = self.tables(before.is_some(), present)?;
+            found = self.tables(before.is_some(), names)?;
             if packet_rules::generation()? == before {
                 break;
             }
@@ -263,13 +282,13 @@ impl SteeringMonitor {
     }
 
     /// The tables of the format in use.
-    fn tables(&self, has_nf_tables: bool, present: &[String]) -> io::Result<Vec<TableState>> {
+    fn tables(&self, has_nf_tables: bool, names: &[String]) -> io::Result<Vec<TableState>> {
         let facts = TableFacts {
             steered: &self.interfaces,
             ports: self.ports.as_deref(),
             listen_port: self.listen_port,
             former: &self.former,
-            present,
+            names,
         };
         if has_nf_tables && packet_rules::has_table(TableFamily::Inet, NFT_TABLE)? {
             let look = |table: &PlannedTable| table.look(Backend::NfTables, facts);

@@ -94,13 +94,13 @@ impl SteeringWatch {
         let now = crate::clock::now();
         let answer = if self.expected.other_listener {
             SteeringRenewal::AtRestart
-        } else if !another && !self.can_be_repaired() {
+        } else if !another && !self.is_lost() {
             SteeringRenewal::Unneeded
-        } else if self.watched.is_none() || !self.repairs.ask_now(now) {
+        } else if self.watched.is_none() || self.obstacle().is_some() || !self.repairs.ask_now(now) {
             SteeringRenewal::ByHand
         } else {
             let rules = self.look.rules.clone();
-            self.renewing = Some(PendingRenewal { reply, deadline, rules, lost: self.can_be_repaired() });
+            self.renewing = Some(PendingRenewal { reply, deadline, rules, lost: self.is_lost() });
             return;
         };
         // The receiver may have given up.
@@ -138,12 +138,11 @@ impl SteeringWatch {
                 self.requests += u64::from(asked);
                 self.log_change(&before.lost, asked, now);
                 self.log_overtaking(&before.latent);
-                let lost = &self.look.lost;
-                let why = |remedy: Remedy| {
-                    format!("steering is not in place: {}\nfix: {}", list(lost), remedy.as_str())
+                let why = |(lost, remedy): (String, Remedy)| {
+                    format!("steering is not in place: {lost}\nfix: {}", remedy.as_str())
                 };
-                self.readiness.set_unsteered(self.remedy().map(why));
-                Some(lost.iter().map(|lost| lost.part).collect())
+                self.readiness.set_unsteered(self.told().map(why));
+                Some(self.look.lost.iter().map(|lost| lost.part).collect())
             }
             Err(error) => {
                 let said = format!(
@@ -161,9 +160,12 @@ impl SteeringWatch {
     /// True if something is lost that a repair may bring back. Rules made from files with another port to listen on would only
     /// take away the rest.
     fn can_be_repaired(&self) -> bool {
-        !self.expected.other_listener
-            && self.obstacle().is_none()
-            && self.look.lost.iter().any(|lost| lost.remedy.can_be_requested())
+        !self.expected.other_listener && self.obstacle().is_none() && self.is_lost()
+    }
+
+    /// True if something is lost that steering put in place anew brings back.
+    fn is_lost(&self) -> bool {
+        self.look.lost.iter().any(|lost| lost.remedy.can_be_requested())
     }
 
     /// True if new interfaces wait for their rules.
@@ -173,18 +175,21 @@ impl SteeringWatch {
             && self.look.latent.iter().any(|fault| fault.remedy == Remedy::Renew)
     }
 
-    /// The remedy of something that keeps steering from being put in place.
-    fn obstacle(&self) -> Option<Remedy> {
-        let all = self.look.lost.iter().chain(&self.look.latent);
-        all.map(|fault| fault.remedy).find(|remedy| remedy.comes_first())
+    /// Something that keeps steering from being put in place.
+    fn obstacle(&self) -> Option<&Lost> {
+        let mut all = self.look.lost.iter().chain(&self.look.latent);
+        all.find(|fault| fault.remedy.comes_first())
     }
 
-    /// The remedy for what is lost.
-    fn remedy(&self) -> Option<Remedy> {
-        let first = self.look.lost.iter().map(|lost| lost.remedy).min()?;
-        let renews = self.expected.other_listener && first == Remedy::Renew;
-        let first = if renews { Remedy::RestartBoth } else { first };
-        Some(self.obstacle().filter(|_| first.can_be_requested()).unwrap_or(first))
+    /// Description of what is lost, and the remedy: that of the fault which is named first.
+    fn told(&self) -> Option<(String, Remedy)> {
+        let lost = &self.look.lost;
+        let least = lost.iter().min_by_key(|lost| lost.remedy)?;
+        let first = self.obstacle().filter(|_| least.remedy.can_be_requested()).unwrap_or(least);
+        let others = lost.iter().filter(|lost| *lost != first);
+        let all: Vec<_> = [first].into_iter().chain(others).map(ToString::to_string).collect();
+        let renews = self.expected.other_listener && first.remedy == Remedy::Renew;
+        Some((all.join("; "), if renews { Remedy::RestartBoth } else { first.remedy }))
     }
 
     /// Requests what the last look calls for. True if that is a repair.
@@ -218,10 +223,16 @@ impl SteeringWatch {
     }
 
     fn begin_renewal(&mut self, now: Instant) {
-        let (lost, taken) = (self.can_be_repaired(), self.repairs.is_taken());
+        let (lost, taken) = (self.is_lost(), self.repairs.is_taken());
         let Some(renewing) = &mut self.renewing else { return };
         renewing.lost |= lost;
-        let is_new = renewing.lost || renewing.rules != self.look.rules;
+        // An exemption that came or went is no renewal.
+        let is_new = renewing.lost
+            || if self.look.tells_renewal {
+                renewing.rules.is_disjoint(&self.look.rules)
+            } else {
+                renewing.rules != self.look.rules
+            };
         let answer = match (taken && !lost && is_new, now >= renewing.deadline) {
             (true, _) => SteeringRenewal::Renewed,
             (false, true) => SteeringRenewal::Pending,
@@ -232,20 +243,22 @@ impl SteeringWatch {
         }
         let _ = renewing.reply.send(answer);
         self.renewing = None;
+        self.look_for_outdated();
     }
 
     /// Finds the rules of a former configuration lost as long as they are there, whatever that and the present one have in
     /// common.
     fn look_for_outdated(&mut self) {
-        if self.outdated.as_ref().is_some_and(|rules| *rules != self.look.rules) {
+        if self.outdated.as_ref().is_some_and(|rules| rules.is_disjoint(&self.look.rules)) {
             self.outdated = None;
         }
-        if self.outdated.is_some() {
-            self.look.lost.push(Lost {
-                part: Part::PacketRules,
-                what: "the packet rules are still those from before the last reload".to_owned(),
-                remedy: Remedy::Renew,
-            });
+        let fault = Lost {
+            part: Part::PacketRules,
+            what: "the packet rules are still those from before the last reload".to_owned(),
+            remedy: Remedy::Renew,
+        };
+        if self.outdated.is_some() && !self.look.lost.contains(&fault) {
+            self.look.lost.push(fault);
         }
     }
 
@@ -258,32 +271,27 @@ impl SteeringWatch {
 
     /// Logs rules of other programs that have come before Egret's. New interfaces are no fault.
     fn log_overtaking(&self, before: &[Lost]) {
-        for fault in self
-            .look
-            .latent
-            .iter()
-            .filter(|fault| matches!(fault.remedy, Remedy::MoveRule | Remedy::ClearPlace))
-        {
-            if !before.contains(fault) {
-                tracing::warn!(
-                    "{fault}: they would be routed on if packet rules were flushed where this machine forwards; fix: {}",
-                    fault.remedy.as_str()
-                );
-            }
+        for fault in self.look.latent.iter().filter(|fault| !before.contains(fault)) {
+            let consequence = if fault.remedy.comes_first() {
+                "steering cannot be put in place while it is there"
+            } else if fault.remedy == Remedy::MoveRule {
+                "they would be routed on if packet rules were flushed where this machine forwards"
+            } else {
+                continue;
+            };
+            tracing::warn!("{fault}: {consequence}; fix: {}", fault.remedy.as_str());
         }
     }
 
     fn log_change(&self, before: &[Lost], asked: bool, now: Instant) {
-        let lost = &self.look.lost;
-        if *lost == before {
+        if self.look.lost == before {
             return;
         }
-        match self.remedy() {
+        match self.told() {
             None => tracing::info!("steering is in place again"),
-            Some(remedy) => tracing::error!(
-                "steering is not in place: {}; new connections hang, and can leave uninspected only if this machine \
+            Some((lost, remedy)) => tracing::error!(
+                "steering is not in place: {lost}; new connections hang, and can leave uninspected only if this machine \
                  forwards and port_rules are lost with the packet rules; {}fix: {}",
-                list(lost),
                 self.next_repair(asked, now),
                 remedy.as_str()
             ),
@@ -296,65 +304,5 @@ fn seconds(pause: Duration) -> u64 {
     pause.as_millis().div_ceil(1000).try_into().unwrap_or(u64::MAX)
 }
 
-fn list(lost: &[Lost]) -> String {
-    lost.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config;
-    use std::sync::mpsc;
-
-    fn watch(settings: &str) -> SteeringWatch {
-        let folder = tempfile::tempdir().unwrap();
-        let main = folder.path().join("egret.toml");
-        let text = format!(
-            "[steering]\ninterfaces = [\"ens6\"]\n{settings}\n\
-             [[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n"
-        );
-        std::fs::write(&main, text).unwrap();
-        let expected = ExpectedNetwork::of(&config::load(&main).unwrap().config, 15001);
-        SteeringWatch::new(expected, Readiness::new())
-    }
-
-    fn lost() -> SteeringLook {
-        let lost = Lost { part: Part::PacketRules, what: "gone".to_owned(), remedy: Remedy::Renew };
-        SteeringLook { lost: vec![lost], ..SteeringLook::default() }
-    }
-
-    #[test]
-    fn log_tells_only_requests_that_were_made() {
-        let folder = tempfile::tempdir().unwrap();
-        let request = folder.path().join("request");
-        let said = |watch: &mut SteeringWatch, now| {
-            let asked = watch.request(now);
-            watch.next_repair(asked, now)
-        };
-        let (mut watch, now) = (watch(""), crate::clock::now());
-        watch.look = lost();
-        watch.repairs = RepairRequests::new(Some(request.clone()));
-        assert_eq!(said(&mut watch, now), "a repair is requested; ");
-        let later = now + Duration::from_secs(4);
-        assert_eq!(said(&mut watch, later), "the next repair is requested in 8 s; ", "nobody has taken it");
-        watch.repairs = RepairRequests::new(Some(folder.path().join("no/such/folder")));
-        assert_eq!(said(&mut watch, now), "the next repair is requested in 4 s; ");
-        watch.repairs = RepairRequests::new(None);
-        assert_eq!(said(&mut watch, now), "");
-        watch.repairs = RepairRequests::new(Some(request));
-        let (reply, _answer) = mpsc::sync_channel(1);
-        watch.renewing = Some(PendingRenewal { reply, deadline: now, rules: BTreeSet::new(), lost: true });
-        assert_eq!(said(&mut watch, now), "a renewal is requested; ");
-    }
-
-    #[test]
-    fn waiting_reload_is_answered_without_a_look() {
-        let mut watch = watch("watch = false");
-        let (reply, answer) = mpsc::sync_channel(1);
-        let deadline = crate::clock::now();
-        watch.renewing = Some(PendingRenewal { reply, deadline, rules: BTreeSet::new(), lost: true });
-        assert_eq!(watch.look(deadline), None);
-        assert_eq!(answer.try_recv(), Ok(SteeringRenewal::Pending));
-        assert_eq!(watch.due(), None);
-    }
-}
+mod tests;

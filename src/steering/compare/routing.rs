@@ -1,20 +1,49 @@
 //! Compares the rules of policy routing and the routes with the plan.
 
-use crate::steering::{Routing, RulePackets, SteeringPlan, origin, overtaking, script, watched};
+use crate::steering::{Remedy, Routing, RulePackets, SteeringPlan, origin, overtaking, script, watched};
+use crate::sys::routing::RoutingRule;
 use std::collections::{BTreeSet, HashSet};
 
-/// The difference in the rule that looks marked packets up, if any; `shown`: `ip -N rule show`, `first`: the rule that comes
-/// before it.
-pub(super) fn mark_rule(routing: &Routing, shown: Option<&str>, first: Option<String>) -> Option<String> {
-    let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
+/// The difference in the rule that looks marked packets up, if any, and its remedy; `shown`: `ip -N rule show`.
+pub(super) fn mark_rule(routing: &Routing, shown: Option<&str>) -> (Option<String>, Remedy) {
+    let Some(shown) = shown else { return (Some("cannot be listed".to_owned()), Remedy::Renew) };
     let (mark, table) = (routing.mark, routing.table);
     let wanted = format!("fwmark {mark:#x}/{mark:#x} lookup {table}");
-    if !shown.lines().any(|line| has_words(line, &wanted)) {
-        return Some(format!("no rule `{wanted}`"));
+    let is_there = shown.lines().any(|line| has_words(line, &wanted));
+    let first = before_mark_rule(shown, mark, table);
+    let remedy = first
+        .as_deref()
+        .and_then(overtaking::parse)
+        .map_or(Remedy::Renew, |rule| overtaking::remedy_before_mark_rule(&rule, mark, table));
+    let in_the_way =
+        |rules: &[RoutingRule]| rules.iter().position(|rule| overtaking::is_in_the_way(rule, mark, table));
+    match first {
+        None if is_there => (None, remedy),
+        Some(rule) if remedy != Remedy::Renew => (Some(asked_before(&rule, &wanted)), remedy),
+        first => match find(shown, in_the_way) {
+            Some(rule) => {
+                let wrong = format!(
+                    "the rule `{rule}` looks up table {table}, or has a bit in common with mark {mark:#x}"
+                );
+                (Some(wrong), Remedy::DeleteRule)
+            }
+            None => {
+                let wrong = first.map(|rule| asked_before(&rule, &wanted));
+                (Some(wrong.unwrap_or_else(|| format!("no rule `{wanted}`"))), remedy)
+            }
+        },
     }
-    first.map(|rule| {
-        format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
-    })
+}
+
+fn asked_before(rule: &str, wanted: &str) -> String {
+    format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
+}
+
+/// The rule of `ip -N rule show` at the position that `choose` gives.
+fn find(shown: &str, choose: impl Fn(&[RoutingRule]) -> Option<usize>) -> Option<String> {
+    let (rules, lines): (Vec<_>, Vec<_>) =
+        shown.lines().filter_map(|line| Some((overtaking::parse(line)?, line))).unzip();
+    Some(lines[choose(&rules)?].split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 fn has_words(line: &str, words: &str) -> bool {
@@ -33,12 +62,30 @@ pub fn before_mark_rule(shown: &str, mark: u32, table: u32) -> Option<String> {
     Some(overtakes.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// A rule against forwarding that is not there, if any.
-pub(super) fn missing_port_rule(
+/// The difference in the rules against forwarding, if any, and its remedy. Nothing can be put in place beside a rule among them.
+pub(super) fn port_rules(
+    plan: &SteeringPlan,
     routing: &Routing,
     shown: Option<&str>,
     interfaces: &[String],
-) -> Option<String> {
+) -> (Option<String>, Remedy) {
+    if let Some(rule) = shown.and_then(|shown| find(shown, overtaking::among_port_rules)) {
+        let wrong = format!("the rule `{rule}` lies among them, where packets skip it");
+        return (Some(wrong), Remedy::ClearPlace);
+    }
+    if let Some(missing) = missing_port_rule(routing, shown, interfaces) {
+        return (Some(missing), Remedy::Renew);
+    }
+    let before =
+        |rules: &[RoutingRule]| overtaking::before_port_rules(rules, &plan.interfaces, &plan.sources);
+    let wrong = shown
+        .and_then(|shown| find(shown, before))
+        .map(|rule| format!("the rule `{rule}` comes before them, and may route intercepted ports on"));
+    (wrong, Remedy::MoveRule)
+}
+
+/// A rule against forwarding that is not there, if any.
+fn missing_port_rule(routing: &Routing, shown: Option<&str>, interfaces: &[String]) -> Option<String> {
     let Some(shown) = shown else { return Some("cannot be listed".to_owned()) };
     let present: HashSet<_> = shown.lines().filter_map(as_added).collect();
     // A pattern stands for the interfaces that it covers.
@@ -52,17 +99,6 @@ pub(super) fn missing_port_rule(
         }
     });
     wanted.into_iter().find(|rule| !present.contains(rule)).map(|rule| format!("no rule `{rule}`"))
-}
-
-/// A rule of others that comes before or among those against forwarding, if any.
-pub(super) fn before_port_rules(plan: &SteeringPlan, shown: &str) -> Option<String> {
-    let (rules, lines): (Vec<_>, Vec<_>) =
-        shown.lines().filter_map(|line| Some((overtaking::parse(line)?, line))).unzip();
-    let at = overtaking::before_port_rules(&rules, &plan.interfaces, &plan.sources)?;
-    let rule = lines[at].split_whitespace().collect::<Vec<_>>().join(" ");
-    Some(format!(
-        "the rule `{rule}` comes before or among them: it may route intercepted ports on, or is skipped"
-    ))
 }
 
 /// Translates a line of `ip -N rule show` of Egret's into what `ip rule add pref` takes. `None` for others' rules.

@@ -227,7 +227,7 @@ fn rule_overtaking_port_rules_is_found() {
     let observed = SteeringOutput { rules: [rules, good.rules[1].clone()], ..good };
     let found = compare(&plan, &observed).into_iter().find(|difference| difference.wrong.is_some()).unwrap();
     assert!(
-        found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` comes before or among"),
+        found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` comes before them"),
         "{found:?}"
     );
     assert_eq!((found.part, found.remedy), (PlanPart::PortRules(IpFamily::V4), Remedy::MoveRule));
@@ -269,4 +269,53 @@ fn tables_and_networks_are_compared_whole() {
     }
     let found = wrong(&plan, &SteeringOutput { reserved_ports: Some("1024-50000".into()), ..good });
     assert_eq!(found, ["ports 1024-56903 of the pools are not reserved"]);
+}
+
+/// `up` refuses to work beside those, so that restarting steering is no cure.
+#[test]
+fn rules_that_steering_refuses_come_first() {
+    let plan = iptables_plan(&params());
+    let intact = in_place(&plan).rules[0].clone().unwrap();
+    let lost: String =
+        intact.lines().filter(|line| !line.contains("proto 230")).map(|line| format!("{line}\n")).collect();
+    for (rules, part, rule, remedy) in [
+        (
+            &intact,
+            PlanPart::PortRules(IpFamily::V4),
+            "103:\tfrom all to 10.9.0.0/16 lookup 7",
+            Remedy::ClearPlace,
+        ),
+        (
+            &lost,
+            PlanPart::PortRules(IpFamily::V4),
+            "103:\tfrom all to 10.9.0.0/16 lookup 7",
+            Remedy::ClearPlace,
+        ),
+        (&lost, PlanPart::PortRules(IpFamily::V4), "50:\tfrom all lookup 254", Remedy::Renew),
+        (&intact, PlanPart::PortRules(IpFamily::V4), "101:\tfrom all lookup 254", Remedy::MoveRule),
+        (
+            &intact,
+            PlanPart::MarkRule(IpFamily::V4),
+            "50:\tfrom all fwmark 0x1/0x1 lookup 7",
+            Remedy::DeleteRule,
+        ),
+        (
+            &lost,
+            PlanPart::MarkRule(IpFamily::V4),
+            "200:\tfrom all fwmark 0x1/0x1 lookup 7",
+            Remedy::DeleteRule,
+        ),
+        (&lost, PlanPart::MarkRule(IpFamily::V4), "200:\tfrom all lookup 100", Remedy::DeleteRule),
+        (&intact, PlanPart::MarkRule(IpFamily::V4), "50:\tfrom all lookup 7", Remedy::Renew),
+    ] {
+        let mut lines: Vec<_> = rules.lines().chain([rule]).collect();
+        lines.sort_by_key(|line| line.split(':').next().and_then(|at| at.parse::<u32>().ok()));
+        let mut observed = in_place(&plan);
+        observed.rules[0] = Some(lines.join("\n"));
+        let found = compare(&plan, &observed).into_iter().find(|found| found.part == part).unwrap();
+        let named = rule.replace('\t', " ");
+        let told =
+            found.wrong.as_ref().is_some_and(|wrong| wrong.contains(&named) || remedy == Remedy::Renew);
+        assert!(told && found.remedy == remedy, "{rule}: {found:?}");
+    }
 }

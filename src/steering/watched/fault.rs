@@ -51,13 +51,16 @@ impl Part {
 pub enum Remedy {
     /// Delete another program's route from the steering table; until then steering refuses to be put in place.
     DeleteRoute,
+    /// Delete another program's `ip rule` that uses Egret's mark or table; until then steering refuses to be put in place.
+    DeleteRule,
     /// Take another program's `ip rule` from among Egret's; until then steering refuses to be put in place.
     ClearPlace,
     /// Restart steering and gateway, so that both have the listener's port from the same configuration.
     RestartBoth,
     /// Correct `[steering] interfaces`.
     Interfaces,
-    /// Correct `[steering] interfaces` in the files, which name none that the machine has.
+    /// Correct `[steering] interfaces` in the files, if they name the interfaces that rules are for; else put steering in
+    /// place anew.
     CorrectFiles,
     /// Put steering in place anew.
     Renew,
@@ -75,6 +78,7 @@ impl Remedy {
         match self {
             Self::RestartBoth | Self::CorrectFiles | Self::Renew => true,
             Self::DeleteRoute
+            | Self::DeleteRule
             | Self::ClearPlace
             | Self::Interfaces
             | Self::MoveRule
@@ -85,7 +89,7 @@ impl Remedy {
 
     /// True if steering cannot be put in place before this is done.
     pub fn comes_first(self) -> bool {
-        matches!(self, Self::DeleteRoute | Self::ClearPlace)
+        matches!(self, Self::DeleteRoute | Self::DeleteRule | Self::ClearPlace)
     }
 
     /// The instruction for an operator.
@@ -97,7 +101,11 @@ impl Remedy {
             Self::RestartBoth => "`systemctl restart egret-steering egret` (both together)",
             Self::Renew => REMEDY,
             Self::ClearPlace => {
-                "give that `ip rule` a priority below 101 or after 107; steering cannot be put in place before"
+                "give that `ip rule` a priority above 107 (below 101 only if it names both `from` and `to`); steering \
+                 cannot be put in place before"
+            }
+            Self::DeleteRule => {
+                "`ip rule del` that rule, or choose another [steering] mark or table and restart steering"
             }
             Self::MoveRule => "give that `ip rule` a priority after 107",
             Self::SourceValidation => {
@@ -106,7 +114,11 @@ impl Remedy {
             Self::Loopback => {
                 "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then `systemctl restart egret-steering`"
             }
-            Self::Interfaces | Self::CorrectFiles => "correct [steering] interfaces, then `egret reload`",
+            Self::Interfaces => "correct [steering] interfaces, then `egret reload`",
+            Self::CorrectFiles => {
+                "if the files name that interface, correct [steering] interfaces, then `egret reload`; if not, \
+                 `systemctl restart egret-steering`"
+            }
         }
     }
 }
@@ -134,10 +146,10 @@ impl fmt::Display for Lost {
 pub(super) fn remedy_of_others(
     others: &BTreeSet<String>,
     former: &BTreeSet<String>,
-    present: &[String],
+    names: &[String],
 ) -> Remedy {
     let all: Vec<_> = others.iter().filter_map(|name| Interface::parse(name).ok()).collect();
-    if !others.is_subset(former) && are_absent(&all, present) { Remedy::CorrectFiles } else { Remedy::Renew }
+    if !others.is_subset(former) && are_absent(&all, names) { Remedy::CorrectFiles } else { Remedy::Renew }
 }
 
 #[cfg(test)]
@@ -146,7 +158,7 @@ mod tests {
 
     #[test]
     fn only_new_rules_for_absent_interfaces_blame_files() {
-        let present = ["lo", "ens5", "ens6", "veth7"].map(str::to_owned);
+        let names = ["lo", "ens5", "ens6", "veth7"].map(str::to_owned);
         let former = BTreeSet::from(["ens9".to_owned()]);
         for (others, remedy) in [
             (&[][..], Remedy::Renew),
@@ -158,8 +170,8 @@ mod tests {
             (&["ens7"], Remedy::CorrectFiles),
             (&["enp*", "ens7"], Remedy::CorrectFiles),
         ] {
-            let named = others.iter().map(|name| (*name).to_owned()).collect();
-            assert_eq!(remedy_of_others(&named, &former, &present), remedy, "{others:?}");
+            let others_named = others.iter().map(|name| (*name).to_owned()).collect();
+            assert_eq!(remedy_of_others(&others_named, &former, &names), remedy, "{others:?}");
         }
     }
 }

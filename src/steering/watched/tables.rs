@@ -35,7 +35,7 @@ pub(super) struct TableFacts<'a> {
     /// Interfaces that older rules are for.
     pub(super) former: &'a BTreeSet<String>,
     /// The names of the machine's interfaces.
-    pub(super) present: &'a [String],
+    pub(super) names: &'a [String],
 }
 
 /// A chain of the plan.
@@ -166,7 +166,7 @@ fn wrong_interfaces(
         return None;
     }
     let others: BTreeSet<_> = there.difference(wanted).cloned().collect();
-    let remedy = remedy_of_others(&others, facts.former, facts.present);
+    let remedy = remedy_of_others(&others, facts.former, facts.names);
     let others: Vec<_> = others.into_iter().collect();
     let what = match &others[..] {
         [] => format!("chain {name} has no rule for interface {missing}"),

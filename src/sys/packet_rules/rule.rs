@@ -64,7 +64,7 @@ pub(super) fn ports_of_match(info: &[u8]) -> Option<(u16, u16)> {
 /// The effect of a rule on a packet that it matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PacketEffect {
-    /// It goes on to the next rule, marked or counted perhaps.
+    /// It goes on to the next rule, perhaps marked, counted, or changed in a field that Egret's rules do not look at.
     None,
     /// It goes through the chain.
     Jump(String),
@@ -72,7 +72,7 @@ pub enum PacketEffect {
     Return,
     /// It ends here, and does not get through.
     Drop,
-    /// It gets through without meeting the rules that follow, or is changed.
+    /// It gets through without meeting the rules that follow, or its addresses or tracking are changed.
     Take,
 }
 

@@ -117,7 +117,7 @@ fn routed_elsewhere(cure: &Cure<'_>) -> Option<LossCause> {
         let of_routing = matches!(lost.part, Part::MarkRule | Part::SteeringTable);
         of_routing && lost.what.starts_with(family)
     })?;
-    if !matches!(remedy, Remedy::Renew | Remedy::MoveRule) {
+    if !matches!(remedy, Remedy::Renew | Remedy::MoveRule | Remedy::DeleteRule) {
         return Some(LossCause { found: what, cure: remedy.into() });
     }
     let ip = if cure.v4 { "ip -4" } else { "ip -6" };
