@@ -326,11 +326,8 @@ fn repeated_interfaces_make_each_rule_once() {
     }
 }
 
-#[test]
-fn failed_steer_script_leaves_nothing_open() {
-    let dir = scripts(&params());
-    let egret = dir.path().join("egret");
-    let stand_in = r#"#!/bin/sh
+/// Stands in for `egret`: prints scripts of the test's directory.
+const STAND_IN: &str = r#"#!/bin/sh
     case "$*" in
         "steering print --config "*"/good.toml --format iptables") cat "$dir/iptables.sh" ;;
         "steering print --config "*"/good.toml --format nftables") cat "$dir/nftables.sh" ;;
@@ -343,8 +340,13 @@ fn failed_steer_script_leaves_nothing_open() {
         "steering status --config "*"/good.toml") exit 1 ;;
         *) echo "ip link add must-not-run type dummy"; exit 2 ;;
     esac
-    "#;
-    std::fs::write(&egret, stand_in).unwrap();
+"#;
+
+#[test]
+fn failed_steer_script_leaves_nothing_open() {
+    let dir = scripts(&params());
+    let egret = dir.path().join("egret");
+    std::fs::write(&egret, STAND_IN).unwrap();
     std::fs::set_permissions(&egret, std::fs::Permissions::from_mode(0o755)).unwrap();
     let steer = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/steer.sh");
     let script = format!(

@@ -15,28 +15,25 @@ pub(super) fn mark_rule(routing: &Routing, shown: Option<&str>) -> (Option<Strin
         .as_deref()
         .and_then(overtaking::parse)
         .map_or(Remedy::Renew, |rule| overtaking::remedy_before_mark_rule(&rule, mark, table));
+    if is_there && first.is_none() {
+        return (None, remedy);
+    }
     let in_the_way =
         |rules: &[RoutingRule]| rules.iter().position(|rule| overtaking::is_in_the_way(rule, mark, table));
-    match first {
-        None if is_there => (None, remedy),
-        Some(rule) if remedy != Remedy::Renew => (Some(asked_before(&rule, &wanted)), remedy),
-        first => match find(shown, in_the_way) {
-            Some(rule) => {
-                let wrong = format!(
-                    "the rule `{rule}` looks up table {table}, or has a bit in common with mark {mark:#x}"
-                );
-                (Some(wrong), Remedy::DeleteRule)
-            }
-            None => {
-                let wrong = first.map(|rule| asked_before(&rule, &wanted));
-                (Some(wrong.unwrap_or_else(|| format!("no rule `{wanted}`"))), remedy)
-            }
-        },
+    if let Some(rule) = find(shown, in_the_way).filter(|_| remedy == Remedy::Renew) {
+        let wrong =
+            format!("the rule `{rule}` looks up table {table}, or has a bit in common with mark {mark:#x}");
+        return (Some(wrong), Remedy::DeleteRule);
     }
-}
-
-fn asked_before(rule: &str, wanted: &str) -> String {
-    format!("the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere")
+    let wrong = first.map_or_else(
+        || format!("no rule `{wanted}`"),
+        |rule| {
+            format!(
+                "the rule `{rule}` is asked before `{wanted}`, and may take intercepted packets elsewhere"
+            )
+        },
+    );
+    (Some(wrong), remedy)
 }
 
 /// The rule of `ip -N rule show` at the position that `choose` gives.

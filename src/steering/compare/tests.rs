@@ -276,8 +276,8 @@ fn tables_and_networks_are_compared_whole() {
 fn rules_that_steering_refuses_come_first() {
     let plan = iptables_plan(&params());
     let intact = in_place(&plan).rules[0].clone().unwrap();
-    let lost: String =
-        intact.lines().filter(|line| !line.contains("proto 230")).map(|line| format!("{line}\n")).collect();
+    let lost: Vec<_> = intact.lines().filter(|line| !line.contains("proto 230")).collect();
+    let lost = lost.join("\n");
     for (rules, part, rule, remedy) in [
         (
             &intact,
