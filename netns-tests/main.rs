@@ -93,6 +93,8 @@ mod tests_upgrades;
 mod tests_urgent;
 mod tests_verify;
 mod tests_watch;
+mod tests_watch_reload;
+mod tests_watch_rules;
 mod tests_web;
 mod tests_workers;
 
@@ -182,6 +184,8 @@ fn main() -> ExitCode {
         tests_conflicts::trials(),
         tests_interfaces::trials(),
         tests_watch::trials(),
+        tests_watch_reload::trials(),
+        tests_watch_rules::trials(),
         tests_families::trials(),
         tests_startup::trials(),
         tests_health::trials(),

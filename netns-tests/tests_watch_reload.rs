@@ -1,0 +1,159 @@
+//! A reload has steering renewed, and says what came of it.
+
+use crate::config::Config;
+use crate::flows::Flow;
+use crate::gateway::{Files, Gateway, Rules};
+use crate::healer::{Healer, Ward, request};
+use crate::lab::{Family, Lab, Tenant};
+use crate::namespace::text;
+use crate::servers::Server;
+use crate::tests_watch::{complaint, config, grown, wait_until_well};
+use crate::wait::{wait_for, wait_until};
+use std::fs;
+use std::thread;
+
+crate::trials! {
+    both families:
+        reload_steers_new_addresses;
+    once:
+        changed_listener_port_awaits_restart,
+        reload_to_missing_interface_is_refused,
+        failed_renewal_is_repeated,
+        reload_without_helper_names_the_command
+}
+
+/// A reload leaves the rules alone, and rules for the new port are reported, until the gateway restarts.
+fn changed_listener_port_awaits_restart() {
+    let both = "systemctl restart egret-steering egret`";
+    for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
+        let lab = Lab::new();
+        let files = Files::new(&Config { gateway: grown(&lab).gateway, ..config(&lab) });
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        let mut gateway = Gateway::start(&lab, files);
+        gateway.write(&grown(&lab).render(&gateway.flow_log()).replace("[::]:15001", "[::]:15002"));
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains(both) && said.contains("is in force"), "{rules:?}: {said}");
+        let status = text(&lab.steer("status", &path, rules));
+        assert!(status.contains(both) && !status.contains("or as root"), "{rules:?}: {status}");
+        let server = Server::raw(&lab, Family::V4, 7000);
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+        // A loss is reported with the same remedy, and nothing makes rules for the new port meanwhile.
+        lab.gateway.ip("route del local 203.0.113.32/30 dev lo table local");
+        assert!(complaint(&gateway).contains(both), "{rules:?}");
+        assert!(!request(&lab).exists(), "{rules:?}");
+        lab.must_steer("up", &path, rules);
+        wait_for("the other port to be reported", || {
+            let (_, said) = gateway.get("/readyz").unwrap();
+            let is_told = said.contains("to port 15002") && said.contains(both);
+            if is_told { Ok(()) } else { Err(said) }
+        });
+        assert_eq!(gateway.metric("egret_steering_part_intact", &[("part", "packet_rules")]), 0, "{rules:?}");
+        gateway.kill();
+        gateway.start_again();
+        wait_until_well(&gateway);
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    }
+}
+
+fn new_address(family: Family) -> &'static str {
+    if family == Family::V4 { "203.0.113.20" } else { "2001:db8:100::100" }
+}
+
+fn reload_steers_new_addresses(family: Family) {
+    let lab = Lab::new();
+    let before = Config { gateway: grown(&lab).gateway, ..config(&lab) };
+    let files = Files::new(&before);
+    let path = files.config();
+    lab.must_steer("up", &path, Rules::Iptables);
+    let gateway = Gateway::start(&lab, files);
+    gateway.write(&grown(&lab).render(&gateway.flow_log()));
+    let ward = Ward::default();
+    thread::scope(|scope| {
+        let _healer = Healer::start(scope, &ward, &lab, &path, Rules::Iptables);
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains("steering was renewed") && said.contains("is in force"), "{said}");
+        let labels = [("source", new_address(family)), ("state", "available")];
+        gateway.wait_for_metric("egret_pool_source_state", &labels, |value| value == 1);
+        // Steered ports can change too, and no other request is needed.
+        let ports = Config { steering_ports: "[7000]".into(), ..grown(&lab) };
+        gateway.write(&ports.render(&gateway.flow_log()));
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(said.contains("[steering] changed") && said.contains("steering was renewed"), "{said}");
+        let said = text(&gateway.egret(&["reload"]));
+        assert!(!said.contains("renewed"), "{said}");
+    });
+    let server = Server::raw(&lab, family, 7000);
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    lab.must_steer("status", &path, Rules::Iptables);
+}
+
+/// Rules that the new configuration has in common with the old one do not count as renewed.
+fn failed_renewal_is_repeated() {
+    for (rules, ports, pool, words) in [
+        (
+            Rules::Iptables,
+            "[7000]",
+            "30000-39999",
+            "the packet rules are still those from before the last reload",
+        ),
+        (Rules::Nftables, "[7001]", "20000-29999", "that block forwarding of intercepted ports are missing"),
+    ] {
+        let lab = Lab::new();
+        let with = |ports: &str, pool: &str| Config {
+            steering_ports: ports.into(),
+            alpha_pool: format!("ports = \"{pool}\""),
+            gateway: grown(&lab).gateway,
+            ..config(&lab)
+        };
+        let files = Files::new(&with("[7000]", "20000-29999"));
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        let gateway = Gateway::start(&lab, files);
+        gateway.write(&with(ports, pool).render(&gateway.flow_log()));
+        let said = thread::scope(|scope| {
+            // The repair unit takes the request, and fails.
+            scope.spawn(|| wait_until("a request", || fs::remove_file(request(&lab)).is_ok()));
+            text(&gateway.egret(&["reload"]))
+        });
+        assert!(said.contains("is in force") && !said.contains("was renewed"), "{said}");
+        let said = complaint(&gateway);
+        assert!(said.contains(words), "{said}");
+        wait_until("another request", || request(&lab).exists());
+        lab.must_steer("up", &path, rules);
+        wait_until_well(&gateway);
+    }
+}
+
+fn reload_to_missing_interface_is_refused() {
+    let lab = Lab::new();
+    let before = Config { gateway: grown(&lab).gateway, ..Config::default() };
+    let gateway = lab.start_gateway(&before);
+    let mistyped = Config { interfaces: "[\"c7\"]".into(), ..before };
+    gateway.write(&mistyped.render(&gateway.flow_log()));
+    let answer = gateway.egret(&["reload"]);
+    let said = text(&answer);
+    assert_eq!(answer.status.code(), Some(1), "{said}");
+    assert!(said.contains("no interface c7") && said.contains("stays in force"), "{said}");
+    let server = Server::raw(&lab, Family::V4, 7000);
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+    wait_until_well(&gateway);
+}
+
+fn reload_without_helper_names_the_command() {
+    let lab = Lab::new();
+    let off = |config: Config| Config { steering: "repair = \"off\"".into(), ..config };
+    let before = off(Config { gateway: grown(&lab).gateway, ..Config::default() });
+    let gateway = lab.start_gateway(&before);
+    gateway.write(&off(grown(&lab)).render(&gateway.flow_log()));
+    let said = text(&gateway.egret(&["reload"]));
+    let remedy = said.split("or as root `").nth(1).and_then(|rest| rest.split('`').next());
+    let remedy = remedy.unwrap_or_else(|| panic!("no remedy: {said}"));
+    complaint(&gateway);
+    lab.carry_out(remedy, &gateway.flow_log().with_file_name("egret.toml"));
+    wait_until_well(&gateway);
+    for family in [Family::V4, Family::V6] {
+        let labels = [("source", new_address(family)), ("state", "available")];
+        gateway.wait_for_metric("egret_pool_source_state", &labels, |value| value == 1);
+    }
+}
