@@ -5,7 +5,6 @@ use crate::flows::Flow;
 use crate::gateway::{Files, Gateway, Rules};
 use crate::healer::{Healer, Ward, asks_for_repair, request};
 use crate::lab::{Family, Lab, Tenant};
-use crate::namespace::text;
 use crate::servers::Server;
 use crate::wait::{wait_for, wait_until};
 use std::fs;

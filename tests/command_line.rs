@@ -129,8 +129,7 @@ fn last_good_configuration_answers() {
             found == Some(code) && out.replace(": ", ":").contains(&said.replace(": ", ":")),
             "{arguments}: {found:?} {out} {err}"
         );
-        let warning =
-            "egret.toml cannot be loaded (run `egret check`); this goes by the last good configuration\n";
+        let warning = "egret.toml cannot be put in force (run `egret check`); this goes by the last good configuration\n";
         assert!(err.starts_with("egret: warning: ") && err.contains(warning), "{arguments}: {err}");
         assert!(!err.contains("not valid TOML"), "{arguments}: {err}");
     }
@@ -149,7 +148,7 @@ fn last_good_configuration_answers() {
         let socket = machine.path("admin.sock").display().to_string();
         assert_eq!(code, Some(2), "{arguments}: {err}");
         assert!(
-            err.contains("cannot be loaded (run `egret check`); this asks on the control socket"),
+            err.contains("cannot be put in force (run `egret check`); this asks on the control socket"),
             "{err}"
         );
         assert!(err.contains(&format!("there is no control socket {socket}")), "{arguments}: {err}");

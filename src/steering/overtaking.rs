@@ -1,7 +1,7 @@
 //! Rules of policy routing of other programs that come before Egret's, or that steering refuses to be put in place beside.
 
+use super::origin;
 use super::port_rules::is_among;
-use super::{Remedy, origin};
 use crate::interface::Interface;
 use crate::sys::routing::{LOCAL_TABLE, RoutingRule};
 use ipnet::IpNet;
@@ -38,18 +38,6 @@ pub(super) fn is_in_the_way(rule: &RoutingRule, mark: u32, table: u32) -> bool {
     let is_same = same_mark && rule.table == table && any_packet;
     let has_bit = !inverted && rule.mark.is_some_and(|(value, _)| value & mark != 0);
     rule.protocol != origin::UP && !is_same && (rule.table == table || has_bit)
-}
-
-/// The remedy of a rule that comes before the one for the mark, and may take its packets.
-pub(super) fn remedy_before_mark_rule(rule: &RoutingRule, mark: u32, table: u32) -> Remedy {
-    if is_in_the_way(rule, mark, table) {
-        Remedy::DeleteRule
-    } else if rule.priority == 0 {
-        // Egret's own is put before others, but nothing comes before the rules at 0.
-        Remedy::MoveRule
-    } else {
-        Remedy::Renew
-    }
 }
 
 /// True if a rule that is not Egret's may take packets with Egret's mark, and no other, from the rule for that mark.
@@ -177,24 +165,5 @@ mod tests {
         assert_eq!(found(&[before, among, own]), (Some(1), Some(0)));
         assert_eq!(found(&[among, own]), (Some(0), None));
         assert_eq!(found(&["101:\tfrom all lookup 254", own, "107:\tfrom all lookup 7"]), (None, Some(0)));
-    }
-
-    /// As `must_be_free` in prelude.sh has it.
-    #[test]
-    fn rule_before_mark_rule_has_its_remedy() {
-        for (rule, remedy) in [
-            ("50:\tfrom all lookup 7", Remedy::Renew),
-            ("0:\tfrom all lookup 7", Remedy::MoveRule),
-            ("50:\tfrom all fwmark 0x100/0x100 lookup 7", Remedy::DeleteRule),
-            ("0:\tfrom all fwmark 0x300/0xff00 lookup 7", Remedy::DeleteRule),
-            ("50:\tfrom all fwmark 0/0x200 lookup 7", Remedy::Renew),
-            ("50:\tnot from all fwmark 0x100 lookup 7", Remedy::Renew),
-            ("50:\tfrom 10.0.1.0/24 lookup 99", Remedy::DeleteRule),
-            ("50:\tfrom all fwmark 0x100 lookup 99", Remedy::Renew),
-            ("50:\tfrom 10.0.1.0/24 fwmark 0x100 lookup 99", Remedy::DeleteRule),
-            ("50:\tfrom all fwmark 0x100/0x100 lookup 99 proto 230", Remedy::Renew),
-        ] {
-            assert_eq!(remedy_before_mark_rule(&parse(rule).unwrap(), 0x100, 99), remedy, "{rule}");
-        }
     }
 }

@@ -11,6 +11,7 @@ mod tables;
 
 pub(super) use entrances::TAKE_OVER;
 pub use entrances::{drops_marked, is_strict};
+pub(super) use fault::remedy_before_mark_rule;
 pub use fault::{Lost, Part, Remedy};
 pub use ipv6::{Ipv6Routing, ipv6_routing};
 
@@ -163,7 +164,7 @@ impl SteeringMonitor {
                     "{called}: another program's `ip rule` at priority {} comes before the one for mark {mark:#x}",
                     rule.priority
                 );
-                let remedy = overtaking::remedy_before_mark_rule(rule, mark, table);
+                let remedy = remedy_before_mark_rule(rule, mark, table);
                 Lost { part: Part::MarkRule, what, remedy }
             }));
         } else {

@@ -14,7 +14,7 @@ pub(super) fn mark_rule(routing: &Routing, shown: Option<&str>) -> (Option<Strin
     let remedy = first
         .as_deref()
         .and_then(overtaking::parse)
-        .map_or(Remedy::Renew, |rule| overtaking::remedy_before_mark_rule(&rule, mark, table));
+        .map_or(Remedy::Renew, |rule| watched::remedy_before_mark_rule(&rule, mark, table));
     if is_there && first.is_none() {
         return (None, remedy);
     }

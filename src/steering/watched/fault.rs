@@ -1,7 +1,8 @@
 //! Faults of steering, each with its part and its remedy.
 
 use crate::interface::Interface;
-use crate::steering::{REMEDY, are_absent};
+use crate::steering::{REMEDY, are_absent, overtaking};
+use crate::sys::routing::RoutingRule;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -152,6 +153,18 @@ pub(super) fn remedy_of_others(
     if !others.is_subset(former) && are_absent(&all, names) { Remedy::CorrectFiles } else { Remedy::Renew }
 }
 
+/// The remedy of a rule that comes before the one for the mark, and may take its packets.
+pub(in crate::steering) fn remedy_before_mark_rule(rule: &RoutingRule, mark: u32, table: u32) -> Remedy {
+    if overtaking::is_in_the_way(rule, mark, table) {
+        Remedy::DeleteRule
+    } else if rule.priority == 0 {
+        // Egret's own is put before others, but nothing comes before the rules at 0.
+        Remedy::MoveRule
+    } else {
+        Remedy::Renew
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,6 +185,29 @@ mod tests {
         ] {
             let others_named = others.iter().map(|name| (*name).to_owned()).collect();
             assert_eq!(remedy_of_others(&others_named, &former, &names), remedy, "{others:?}");
+        }
+    }
+
+    /// As `must_be_free` in prelude.sh has it.
+    #[test]
+    fn rule_before_mark_rule_has_its_remedy() {
+        for (rule, remedy) in [
+            ("50:\tfrom all lookup 7", Remedy::Renew),
+            ("0:\tfrom all lookup 7", Remedy::MoveRule),
+            ("50:\tfrom all fwmark 0x100/0x100 lookup 7", Remedy::DeleteRule),
+            ("0:\tfrom all fwmark 0x300/0xff00 lookup 7", Remedy::DeleteRule),
+            ("50:\tfrom all fwmark 0/0x200 lookup 7", Remedy::Renew),
+            ("50:\tnot from all fwmark 0x100 lookup 7", Remedy::Renew),
+            ("50:\tfrom 10.0.1.0/24 lookup 99", Remedy::DeleteRule),
+            ("50:\tfrom all fwmark 0x100 lookup 99", Remedy::Renew),
+            ("50:\tfrom 10.0.1.0/24 fwmark 0x100 lookup 99", Remedy::DeleteRule),
+            ("50:\tfrom all fwmark 0x100/0x100 lookup 99 proto 230", Remedy::Renew),
+        ] {
+            assert_eq!(
+                remedy_before_mark_rule(&overtaking::parse(rule).unwrap(), 0x100, 99),
+                remedy,
+                "{rule}"
+            );
         }
     }
 }
