@@ -57,6 +57,11 @@ impl Files {
         self.dir.path().join("flows.jsonl")
     }
 
+    /// The command of the service.
+    pub fn run(&self) -> Command {
+        unprivileged(",+net_admin", &["run"], &self.config())
+    }
+
     fn stderr(&self) -> PathBuf {
         self.dir.path().join("stderr")
     }
@@ -106,16 +111,12 @@ impl<'lab> Gateway<'lab> {
 
     /// Starts it without IPv6 sockets, as after a boot with `ipv6.disable=1`.
     pub fn start_without_ipv6(lab: &'lab Lab, files: Files) -> Self {
-        let run = without_ipv6(&unprivileged(",+net_admin", &["run"], &files.config()));
-        let mut gateway = Self { lab, child: spawn_as(lab, &files, run), files };
-        gateway.wait_until_ready();
-        gateway
+        let run = without_ipv6(&files.run());
+        Self::start_as(lab, files, run)
     }
 
-    /// Starts it with this value of `EGRET_LOG`.
-    pub fn start_with_log_level(lab: &'lab Lab, files: Files, level: &str) -> Self {
-        let mut run = unprivileged(",+net_admin", &["run"], &files.config());
-        run.env("EGRET_LOG", level);
+    /// Starts it by this command, made of [`Files::run`].
+    pub fn start_as(lab: &'lab Lab, files: Files, run: Command) -> Self {
         let mut gateway = Self { lab, child: spawn_as(lab, &files, run), files };
         gateway.wait_until_ready();
         gateway
@@ -129,7 +130,7 @@ impl<'lab> Gateway<'lab> {
 
     /// Starts it again as [`start_again`](Self::start_again), while the nth thread of its main thread cannot be made.
     pub fn start_again_without_thread(&mut self, nth: usize) {
-        let run = unprivileged(",+net_admin", &["run"], &self.files.config());
+        let run = self.files.run();
         let mut traced = Command::new("strace");
         traced.args(["-D", "-qq", "-o", "/dev/null", "-e", "trace=clone3", "-e"]);
         traced
@@ -158,7 +159,7 @@ impl<'lab> Gateway<'lab> {
         ["started.json", "in-force.json"].iter().all(|name| {
             let kept = fs::read(self.files.config().with_file_name(name)).unwrap_or_default();
             let kept: Value = serde_json::from_slice(&kept).unwrap_or_default();
-            kept["files"][0]["text"] == text
+            kept["files"].as_array().is_some_and(|files| files.iter().any(|file| file["text"] == text))
         })
     }
 
@@ -306,6 +307,14 @@ impl<'lab> Gateway<'lab> {
     }
 }
 
+/// Wraps the command so that it has this file as `/etc/resolv.conf`.
+pub fn with_resolv_conf(command: &Command, file: &Path) -> Command {
+    let mut wrapped = Command::new("unshare");
+    wrapped.args(["--mount", "sh", "-ec", r#"mount --bind "$0" /etc/resolv.conf; exec "$@""#]).arg(file);
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped
+}
+
 /// Wraps the command so that `socket(AF_INET6, …)` fails with `EAFNOSUPPORT`, by an inherited seccomp filter.
 pub fn without_ipv6(command: &Command) -> Command {
     const REFUSE: &str = r"
@@ -327,7 +336,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 }
 
 fn spawn(lab: &Lab, files: &Files) -> Child {
-    spawn_as(lab, files, unprivileged(",+net_admin", &["run"], &files.config()))
+    spawn_as(lab, files, files.run())
 }
 
 fn spawn_as(lab: &Lab, files: &Files, mut command: Command) -> Child {

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
+use crate::tests_certificates::Authority;
 use crate::traffic::pass;
 use crate::wait::{PATIENCE, wait_until, wait_within};
 use std::fs;
@@ -19,6 +20,7 @@ crate::trials! {
         stalled_worker_fails_liveness,
         flood_of_metrics_listener_keeps_readiness,
         failed_start_keeps_last_good,
+        missing_certificates_keep_last_good,
         reload_cannot_mend_failed_start
 }
 
@@ -101,6 +103,29 @@ fn failed_start_keeps_last_good() {
     gateway.start_again_without_thread(before);
     assert_eq!(gateway.metric("egret_config_fallback", &[]), 1);
     assert!(gateway.keeps(&good) && gateway.stderr().contains("trying the last good configuration"));
+}
+
+fn missing_certificates_keep_last_good() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let mut gateway = lab.start_gateway(&authority.config(&lab, "require"));
+    let good = fs::read_to_string(gateway.config()).unwrap();
+    let certificates = fs::read(authority.root()).unwrap();
+    for broken in [None, Some("")] {
+        wait_until("the good configuration to be kept", || gateway.keeps(&good));
+        match broken {
+            None => fs::remove_file(authority.root()).unwrap(),
+            Some(text) => fs::write(authority.root(), text).unwrap(),
+        }
+        gateway.kill();
+        gateway.start_again();
+        pass(&lab.connect(Tenant::Alpha, server.address()), &server.accept(), b"service goes on");
+        assert_eq!(gateway.metric("egret_config_fallback", &[]), 1, "{broken:?}");
+        fs::write(authority.root(), &certificates).unwrap();
+        gateway.reload(&good);
+        gateway.wait_for_metric("egret_config_fallback", &[], |value| value == 0);
+    }
 }
 
 /// Only a restart changes `[gateway]`, and the last one failed because of it.

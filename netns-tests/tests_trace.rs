@@ -92,7 +92,9 @@ fn untraced_gateway_logs_steps_at_debug() {
         let lab = Lab::new();
         let files = Files::new(&Rollout::config(&lab, ""));
         lab.must_steer("up", &files.config(), Rules::Iptables);
-        let gateway = Gateway::start_with_log_level(&lab, files, level);
+        let mut run = files.run();
+        run.env("EGRET_LOG", level);
+        let gateway = Gateway::start_as(&lab, files, run);
         let rollout = Rollout { lab: &lab, gateway };
         let server = lab.listen(Host::Named, Family::V4, 443);
         let (_, flow) = rollout.asks(&server, "allowed.example.org");

@@ -6,6 +6,7 @@ use super::texts::Texts;
 use super::version::digest_of;
 use crate::files;
 use serde::Serialize;
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -244,7 +245,7 @@ impl Diagnostics {
     }
 
     /// Returns the bytes of a file, within the limit on all files of its kind.
-    pub(super) fn bytes(&mut self, path: &Path, kind: FileKind) -> io::Result<Vec<u8>> {
+    fn bytes(&mut self, path: &Path, kind: FileKind) -> io::Result<Vec<u8>> {
         let (left, most) = match kind {
             FileKind::Text => (&mut self.left.text, files::TEXT),
             FileKind::Names => (&mut self.left.names, files::NAMES),
@@ -262,8 +263,11 @@ impl Diagnostics {
         Ok(bytes)
     }
 
-    /// Takes every file read so far, and their texts.
+    /// Takes every file read so far, each once, and their texts.
     pub(super) fn files_read(&mut self) -> (Vec<ReadFile>, Texts) {
+        // A file of certificates may be named twice.
+        let mut seen = HashSet::new();
+        self.read.retain(|file| seen.insert(file.path.clone()));
         (std::mem::take(&mut self.read), std::mem::take(&mut self.texts))
     }
 

@@ -34,10 +34,14 @@ impl<T> ValueType for WordOrFileType<T> {
                 return value.wrong(out, &why, format!("it takes {}", self.describe()));
             }
         };
-        match out.bytes(Path::new(path), FileKind::Keys).map(|content| (self.read)(&content)) {
+        let (_, content) = out.open(Path::new(path), FileKind::Keys);
+        match content.map(|content| (self.read)(&content)) {
             Ok(Ok(found)) => Some(Some(found)),
             Ok(Err(why)) => value.wrong(out, &format!("no {}", self.file), why),
-            Err(error) => value.wrong(out, "a file that cannot be read", error.to_string()),
+            Err(error) if error.help.is_empty() => {
+                value.wrong(out, "a file that cannot be read", error.to_string())
+            }
+            Err(error) => value.wrong(out, "a file that cannot be read", format!("{error}; {}", error.help)),
         }
     }
 }

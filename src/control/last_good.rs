@@ -4,6 +4,7 @@
 //! with. A reload does not apply `[gateway]` and its like, so a reloaded configuration may still fail at a start.
 
 use crate::config::{self, ConfigReport, LoadedConfig, Texts};
+use crate::files;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
@@ -143,7 +144,9 @@ impl LastGoodStore {
     /// `None` if nothing is kept, or for another main file.
     fn read(&self, kept: KeepReason) -> io::Result<Option<Texts>> {
         let Some(folder) = &self.folder else { return Ok(None) };
-        let bytes = match crate::files::read(&folder.join(kept.file_name()), crate::files::NAMES * 2) {
+        // Escapes may double a text.
+        let largest = 2 * (files::TEXT + files::NAMES + files::KEYS);
+        let bytes = match files::read(&folder.join(kept.file_name()), largest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes?,
         };
@@ -184,6 +187,9 @@ mod tests {
     const MAIN: &str = "[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n\
         [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n\
         [[tenant.allow]]\nhosts_file = \"lists/names.txt\"\n";
+    const PEM: &str = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    const KEY: &str = "example.org. 3600 IN DNSKEY 257 3 13 \
+        1PhVryJMqlVKkOMbRvkmpOteUEDtIzJkjNw5s+1u4BjUhZKqjbHPGoVBLpdam3XMTGC9hpTwlT1YUTmrW41A8A==\n";
     const BETA: &str = "[[tenant]]\nname = \"beta\"\nsources = [\"10.0.2.0/24\"]\npool = \"p\"\n";
 
     #[test]
@@ -203,7 +209,14 @@ mod tests {
         for sub in ["lists", "policy.d", "state"] {
             fs::create_dir(at(sub)).unwrap();
         }
-        fs::write(&main, MAIN).unwrap();
+        let tables = format!(
+            "[certificates]\nroots = [{:?}]\n[resolver]\ndnssec = \"require\"\ntrust_anchors = [{:?}]\n",
+            at("ca.pem"),
+            at("zone.key")
+        );
+        fs::write(&main, tables + MAIN).unwrap();
+        fs::write(at("ca.pem"), PEM).unwrap();
+        fs::write(at("zone.key"), KEY).unwrap();
         fs::write(at("lists/names.txt"), "a.example.org # \u{fc}\n").unwrap();
         fs::write(at("policy.d/beta.toml"), BETA).unwrap();
         let last_good = LastGoodStore::new(Some(at("state")), &main);
@@ -211,7 +224,7 @@ mod tests {
         let loaded = config::load(&main).unwrap();
         last_good.keep(KeepReason::Started, &loaded.texts);
         last_good.keep(KeepReason::InForce, &loaded.texts);
-        for gone in ["egret.toml", "lists/names.txt", "policy.d/beta.toml"] {
+        for gone in ["egret.toml", "lists/names.txt", "policy.d/beta.toml", "ca.pem", "zone.key"] {
             fs::remove_file(at(gone)).unwrap();
         }
         // Both are the same and are tried once.
