@@ -7,7 +7,7 @@ use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::servers::Server;
 use crate::traffic::pass;
-use crate::wait::PATIENCE;
+use crate::wait::{PATIENCE, wait_until};
 use nix::sys::stat::Mode;
 use std::fs;
 use std::io::ErrorKind;
@@ -26,8 +26,7 @@ crate::trials! {
         taken_port_is_reported,
         gateway_keeps_one_capability,
         missing_capability_is_reported,
-        unwritable_log_is_reported,
-        log_that_is_no_file_is_reported,
+        unopenable_log_stops_no_flow,
         too_few_descriptors_are_reported,
         bad_command_line_is_reported
 }
@@ -176,9 +175,9 @@ fn missing_capability_is_reported() {
     assert_refused(&output, &["CAP_NET_ADMIN"], "no capability");
 }
 
-/// At once, however long opening it would take.
-fn log_that_is_no_file_is_reported() {
+fn unopenable_log_stops_no_flow() {
     let lab = Lab::new();
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
     let folder = TempDir::with_prefix("egret-logs-").unwrap();
     let at = |name: &str| folder.path().join(name);
     nix::unistd::mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
@@ -191,27 +190,28 @@ fn log_that_is_no_file_is_reported() {
         ("missing/flows.jsonl", "create its directory"),
     ] {
         let path = at(name);
-        let flow_log =
-            Config::default().render(&path).replace(&at("audit.jsonl").display().to_string(), "/dev/null");
-        let audit_log = with("/dev/audit.jsonl", path.to_str().unwrap());
-        for (config, which) in [(flow_log, "flow log"), (audit_log, "audit log")] {
-            let (output, _) = run(&lab, &config);
+        let audit = path.with_file_name("audit.jsonl").display().to_string();
+        let both = Config::default().render(&path).replace(&audit, &path.display().to_string());
+        let files = Files::with_text(&both);
+        lab.must_steer("up", &files.config(), Rules::Iptables);
+        let gateway = Gateway::start(&lab, files);
+        let said = gateway.stderr();
+        for which in ["flow log", "audit log"] {
             let named = format!("cannot open the {which} {}", path.display());
-            assert_refused(&output, &[&named, words], name);
+            assert!(said.contains(&named) && said.contains(words), "{name}: {said}");
         }
-    }
-}
-
-fn unwritable_log_is_reported() {
-    let lab = Lab::new();
-    let flow_log = Config::default().render("/nonexistent/flows.jsonl".as_ref());
-    let audit_log = with("/dev/audit.jsonl", "/nonexistent/audit.jsonl");
-    for (config, named) in
-        [(flow_log, "the flow log /nonexistent/f"), (audit_log, "the audit log /nonexistent/a")]
-    {
-        let (output, _) = run(&lab, &config);
-        assert_refused(&output, &[named, "create its directory"], "no such directory");
-        assert_eq!(text(&output).matches("cannot open").count(), 1, "{}", text(&output));
+        let pass = || pass(&lab.connect(Tenant::Alpha, server.address()), &server.accept(), b"on");
+        pass();
+        for counter in ["egret_flow_log_errors_total", "egret_audit_log_errors_total"] {
+            gateway.wait_for_metric(counter, &[], |lost| lost >= 1);
+        }
+        if name.starts_with("missing") {
+            fs::create_dir(at("missing")).unwrap();
+            pass();
+            wait_until("the flow to be logged", || {
+                fs::read_to_string(&path).is_ok_and(|lines| lines.contains("\"closed\""))
+            });
+        }
     }
 }
 

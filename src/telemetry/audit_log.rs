@@ -37,10 +37,10 @@ enum AuditMessage {
 }
 
 impl AuditLog {
-    /// Opens the target and starts the writer. Fails if the file cannot be opened, naming it, or no thread started.
+    /// Opens the target and starts the writer. Fails if no thread started; a file that cannot be opened is tried again.
     /// `errors` is `egret_audit_log_errors_total`.
     pub fn start(target: LogTarget, errors: Counter) -> io::Result<Self> {
-        let sink = LineSink::open("audit log", target, errors.clone())?;
+        let sink = LineSink::open("audit log", target, errors.clone());
         let (queue, queued) = mpsc::sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
         let ordered = Arc::clone(&reopen);

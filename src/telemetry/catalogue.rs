@@ -218,11 +218,11 @@ catalogue! {
         alerts: ["EgretFlowLogDropped"];
     FLOW_LOG_ERRORS = "egret_flow_log_errors_total", MetricKind::Counter, Count, [],
         help: "Flow log lines lost because writing them failed.",
-        reading: "The disk is full, the file system is read-only, or the reader of stdout is gone; the gateway's log has the reason, at most once a minute. Writing is tried again with each later line.",
+        reading: "The file cannot be opened, the disk is full, the file system is read-only, or the reader of stdout is gone; the gateway's log has the reason, at most once a minute. Writing is tried again with each later line.",
         alerts: ["EgretFlowLogErrors"];
     AUDIT_LOG_ERRORS = "egret_audit_log_errors_total", MetricKind::Counter, Count, [],
         help: "Audit log lines that could not be written where they should be.",
-        reading: "Stays 0. The disk is full or hangs, or the file system is read-only. Each such line is in the gateway's own messages instead (`journalctl -u egret`), so nothing is lost that is kept there.",
+        reading: "Stays 0. The file cannot be opened, the disk is full or hangs, or the file system is read-only. Each such line is in the gateway's own messages instead (`journalctl -u egret`), so nothing is lost that is kept there.",
         alerts: ["EgretAuditLogErrors"];
     ACCEPT_ERRORS = "egret_accept_errors_total", MetricKind::Counter, Count, [],
         help: "Failures of accept(2) after which a worker waited before it accepted again.",

@@ -28,7 +28,8 @@ pub(super) struct LineSink {
     /// Name for messages: `flow log`.
     name: &'static str,
     target: LogTarget,
-    file: File,
+    /// `None` until it could be opened.
+    file: Option<File>,
     lines: Lines,
     errors: Counter,
     warned: Option<Instant>,
@@ -38,10 +39,15 @@ pub(super) struct LineSink {
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 impl LineSink {
-    /// Lines that are lost count as errors.
-    pub(super) fn open(name: &'static str, target: LogTarget, errors: Counter) -> io::Result<Self> {
-        let (file, torn) = open(name, &target)?;
-        Ok(Self { name, target, file, lines: Lines { buffer: Vec::new(), torn }, errors, warned: None })
+    /// Lines that are lost count as errors, also while the target cannot be opened: that is logged, and tried again with each
+    /// write. A log that is out of order must not keep the gateway from starting.
+    pub(super) fn open(name: &'static str, target: LogTarget, errors: Counter) -> Self {
+        let lines = Lines { buffer: Vec::new(), torn: false };
+        let mut sink = Self { name, target, file: None, lines, errors, warned: None };
+        if let Err(error) = sink.open_anew() {
+            tracing::error!("{error}; going on without the {name}, which is tried again with its next lines");
+        }
+        sink
     }
 
     /// Adds a line to those that the next [`LineSink::write`] writes.
@@ -58,7 +64,11 @@ impl LineSink {
 
     /// Writes the lines; those that fail are counted. Whether all were written.
     pub(super) fn write(&mut self) -> bool {
-        let written = self.lines.write_to(&mut self.file);
+        if self.file.is_none() && !self.lines.buffer.is_empty() && self.try_again().is_err() {
+            return false;
+        }
+        let Some(file) = &mut self.file else { return true };
+        let written = self.lines.write_to(file);
         if let Err((lines, error)) = &written {
             self.lost(*lines, error);
         }
@@ -67,15 +77,29 @@ impl LineSink {
 
     /// Opens the file again, or keeps the one it has.
     pub(super) fn reopen(&mut self) {
-        match open(self.name, &self.target) {
-            Ok((file, torn)) => {
-                self.file = file;
-                self.lines.torn = torn;
-            }
+        if let Err(error) = self.open_anew() {
+            tracing::warn!(%error, "{} not reopened; going on with the file that was open, if any", self.name);
+        }
+    }
+
+    /// Opens what could not be opened before; without success the lines are lost.
+    fn try_again(&mut self) -> io::Result<()> {
+        match self.open_anew() {
+            Ok(()) => tracing::info!("the {} is open now", self.name),
             Err(error) => {
-                tracing::warn!(%error, "{} not reopened; going on with the file that was open", self.name);
+                let lines = self.lines.discard();
+                self.lost(lines, &error);
+                return Err(error);
             }
         }
+        Ok(())
+    }
+
+    fn open_anew(&mut self) -> io::Result<()> {
+        let (file, torn) = open(self.name, &self.target)?;
+        self.file = Some(file);
+        self.lines.torn = torn;
+        Ok(())
     }
 
     fn lost(&mut self, lines: u64, error: &io::Error) {
@@ -158,6 +182,13 @@ struct Lines {
 }
 
 impl Lines {
+    /// Empties the buffer unwritten; returns the number of lines in it.
+    fn discard(&mut self) -> u64 {
+        let lines = count(&self.buffer);
+        self.buffer.clear();
+        lines
+    }
+
     /// Empties the buffer; an error comes with the number of lines that were not written whole.
     fn write_to(&mut self, out: &mut impl Write) -> Result<(), (u64, io::Error)> {
         let mut result = Ok(());
@@ -175,13 +206,14 @@ impl Lines {
                 self.torn = written > 0 && self.buffer[written - 1] != b'\n';
             }
         }
-        let lost = result.map_err(|error| {
-            let lines = self.buffer[written..].split_inclusive(|&b| b == b'\n').count();
-            (lines as u64, error)
-        });
+        let lost = result.map_err(|error| (count(&self.buffer[written..]), error));
         self.buffer.clear();
         lost
     }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.split_inclusive(|&b| b == b'\n').count() as u64
 }
 
 /// `write_all` that says how many bytes went out before the error.
@@ -264,12 +296,29 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("flows.jsonl");
         fs::write(&path, "{\"time\":").unwrap();
-        let mut sink = LineSink::open("flow log", LogTarget::File(path.clone()), Counter::noop()).unwrap();
+        let mut sink = LineSink::open("flow log", LogTarget::File(path.clone()), Counter::noop());
         sink.push(&crate::flow::example_record(1));
         sink.write();
         let text = fs::read_to_string(&path).unwrap();
         let (torn, line) = text.split_once('\n').unwrap();
         assert_eq!(torn, "{\"time\":");
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+    #[test]
+    fn unopenable_file_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("missing/flows.jsonl");
+        let lost = std::sync::Arc::<std::sync::atomic::AtomicU64>::default();
+        let counter = Counter::from_arc(std::sync::Arc::clone(&lost));
+        let mut sink = LineSink::open("flow log", LogTarget::File(path.clone()), counter);
+        for number in 0..3 {
+            sink.push(&crate::flow::example_record(number));
+        }
+        assert!(!sink.write());
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        sink.push(&crate::flow::example_record(3));
+        assert!(sink.write());
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!((text.lines().count(), lost.load(std::sync::atomic::Ordering::Relaxed)), (1, 3));
     }
 }
