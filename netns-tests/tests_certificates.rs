@@ -2,9 +2,10 @@
 
 use crate::clients::{ACCESS_DENIED, curl, expect_alert, expect_http_denial, s_client};
 use crate::config::Config;
-use crate::gateway::Gateway;
+use crate::gateway::{Files, Gateway, Rules};
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::wait::wait_until;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection};
@@ -22,7 +23,8 @@ crate::trials! {
     once:
         observe_records_what_require_would_deny,
         require_denies_protocols_without_certificates,
-        certificate_verdict_is_shared_and_cached
+        certificate_verdict_is_shared_and_cached,
+        root_certificates_may_come_late
 }
 
 pub(crate) const NAME: &str = "proved.example.org";
@@ -175,6 +177,28 @@ fn explain_knows_what_servers_proved(
         assert_eq!(told["certificate_check"].as_str(), check, "{told:#}");
         assert_eq!(told["outcome"]["name"].as_str(), outcome, "{told:#}");
     }
+}
+
+/// As on a machine without `ca-certificates`.
+fn root_certificates_may_come_late() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let server = Host::Named.at(Family::V4, 443);
+    authority.serve(&lab, server, Has::Right);
+    let mut config = authority.config(&lab, "require");
+    config.more = "[certificates]\nroots = [\"system\"]\n".into();
+    let files = Files::new(&config);
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let late = authority.dir.path().join("late.pem");
+    let mut run = files.run();
+    run.env("SSL_CERT_FILE", &late).env_remove("SSL_CERT_DIR");
+    let gateway = Gateway::start_as(&lab, files, run);
+    assert!(gateway.stderr().contains("cannot verify certificates: no root certificate"));
+    denied(&lab, &gateway, server, "certificate_unavailable", "no root certificate");
+    fs::rename(authority.root(), &late).unwrap();
+    wait_until("the certificates to be found", || gateway.stderr().contains("there are root certificates"));
+    let said = s_client(&lab, Tenant::Alpha, server, Some(NAME), &late);
+    assert_eq!(said.code, 0, "{}", said.text);
 }
 
 fn observe_records_what_require_would_deny() {

@@ -2,12 +2,16 @@
 
 use crate::config::Config;
 use crate::dns::Dns;
+use crate::gateway::{Files, Gateway, Rules, unprivileged, with_resolv_conf};
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::namespace::text;
 use crate::verified::{NAME, config, denied, reach, rule, with_rules};
 use crate::wait::{wait_for, wait_until};
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 crate::trials! {
     both families: ;
@@ -18,7 +22,44 @@ crate::trials! {
         silent_resolver_delays_only_until_deadline,
         truncated_answer_is_fetched_over_tcp,
         answers_of_all_resolvers_count,
-        absent_addresses_differ_from_silent_resolver
+        absent_addresses_differ_from_silent_resolver,
+        system_servers_may_come_late
+}
+
+/// As on a machine that boots before DHCP has answered.
+fn system_servers_may_come_late() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let _dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
+    let folder = TempDir::with_prefix("egret-resolv-").unwrap();
+    let resolv_conf = folder.path().join("resolv.conf");
+    let config = with_rules(&rule("verify"), "servers = \"system\"");
+    for (before, why) in [("", "it has no `nameserver` line"), ("nameserver 127.1\n", "is no address")] {
+        fs::write(&resolv_conf, before).unwrap();
+        let files = Files::new(&config);
+        lab.must_steer("up", &files.config(), Rules::Iptables);
+        let mut check = with_resolv_conf(&unprivileged("", &["check"], &files.config()), &resolv_conf);
+        let check = lab.gateway.output(&mut check);
+        let named = "cannot look names up: /etc/resolv.conf names no DNS server";
+        assert!(check.status.success() && text(&check).contains(named), "{}", text(&check));
+        let run = with_resolv_conf(&files.run(), &resolv_conf);
+        let gateway = Gateway::start_as(&lab, files, run);
+        let said = gateway.stderr();
+        assert!(said.contains(named) && said.contains(why), "{said}");
+        let ready = gateway.get("/readyz").unwrap().1;
+        assert!(ready.contains("note: cannot look names up"), "{ready}");
+        denied(&lab, &gateway, server.address(), NAME, "resolver_unavailable");
+        fs::write(&resolv_conf, "\u{feff}nameserver 198.51.100.10\n").unwrap();
+        gateway
+            .wait_for_metric("egret_resolver_lookups_total", &[("result", "answered")], |count| count >= 1);
+        reach(&lab, &gateway, server.address(), NAME, &server);
+        assert_eq!(gateway.get("/readyz").unwrap().1, "ready\n");
+        // A reload while the file is empty keeps the servers that it named.
+        fs::write(&resolv_conf, "").unwrap();
+        gateway.reload(&config.render(&gateway.flow_log()));
+        wait_until("the reload to be logged", || gateway.stderr().contains("reloaded"));
+        reach(&lab, &gateway, server.address(), NAME, &server);
+    }
 }
 
 fn rotated_addresses_stay_acceptable() {

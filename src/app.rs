@@ -1,5 +1,6 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
+mod control_socket;
 mod health;
 mod limits;
 mod listeners;
@@ -141,7 +142,7 @@ impl App {
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
             let control = ControlPlane { handles, reloads, auditor, main: startup.path.clone() }.control();
-            tokio::spawn(admin::serve_control(socket, control));
+            tokio::spawn(socket.serve(control));
         }
         let (stage, _) = watch::channel(ShutdownPhase::Running);
         let (workers, heartbeats) = Workers::start(listeners, claims, &gateway, settings, &stage)?;
@@ -286,10 +287,10 @@ fn serve_metrics(
     sources: ScrapeSources,
 ) -> io::Result<()> {
     let Some(listener) = listener else { return Ok(()) };
-    let (in_force, last) = (Arc::clone(&sources.handles.in_force), Arc::clone(&sources.steering));
+    let (handles, last) = (sources.handles.clone(), Arc::clone(&sources.steering));
     let state = AdminState {
         readiness: readiness.clone(),
-        notes: Arc::new(move || observe::notes(&in_force, &last.load())),
+        notes: Arc::new(move || observe::notes(&handles, &last.load())),
         render: Arc::new(move || sources.render()),
     };
     let listener = tokio::net::TcpListener::from_std(listener)?;

@@ -3,8 +3,7 @@
 use crate::clock;
 use crate::config::{AuditTarget, Config, FlowLogTarget as Wanted};
 use crate::control::{
-    ActiveConfig, ControlHandles, ForecastHandle, LastNetworkState, LastReconciliation, NetworkState,
-    steering_counts,
+    ControlHandles, ForecastHandle, LastNetworkState, LastReconciliation, NetworkState, steering_counts,
 };
 use crate::egress::{Discrepancies, Pools};
 use crate::gateway::Snapshot;
@@ -47,15 +46,19 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
 }
 
 /// Notes shown with readiness.
-pub(super) fn notes(in_force: &ActiveConfig, seen: &NetworkState) -> Vec<String> {
-    let fallback = in_force.fallback();
-    let fallback = fallback.map(|fallback| {
+pub(super) fn notes(handles: &ControlHandles, seen: &NetworkState) -> Vec<String> {
+    let fallback = handles.in_force.fallback().map(|fallback| {
         format!(
-            "note: runs on the last good configuration, because the files were refused at the start: {}",
+            "runs on the last good configuration, because the files were refused at the start: {}",
             fallback.why
         )
     });
-    fallback.into_iter().chain(seen.notes.iter().map(|note| format!("note: {note}"))).collect()
+    let lacks_servers = handles.gateway.snapshot.load().verifiers().any(|verifier| verifier.lacks_servers());
+    let servers = lacks_servers.then(|| {
+        "cannot look names up: /etc/resolv.conf names no DNS server; `egret doctor` tells more".to_owned()
+    });
+    let notes = fallback.into_iter().chain(servers).chain(seen.notes.iter().cloned());
+    notes.map(|note| format!("note: {note}")).collect()
 }
 
 /// Sources of the metrics of a scrape.

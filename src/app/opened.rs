@@ -1,9 +1,8 @@
 //! Files and sockets that the configuration names, opened before anything runs.
 
+use super::control_socket::OpenedSocket;
 use super::{StartError, listeners, observe};
-use crate::admin;
 use crate::config::Config;
-use crate::control::open_control_socket;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{AuditLog, FlowLogHandle, FlowLogThread, Metrics};
 use std::net::{SocketAddr, TcpListener};
@@ -20,7 +19,7 @@ pub(super) struct Opened {
     pub(super) listen: SocketAddr,
     pub(super) listeners: Vec<TcpListener>,
     pub(super) metrics_listener: Option<TcpListener>,
-    pub(super) control_socket: Option<admin::ControlSocket>,
+    pub(super) control_socket: Option<OpenedSocket>,
 }
 
 impl Opened {
@@ -36,7 +35,7 @@ impl Opened {
         let listen = listeners::usable(config.gateway.listen);
         let listeners = listeners::transparent(listen, workers, liveness, config.gateway.keeps_class)?;
         let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
-        let control_socket = open_control_socket(config)?;
+        let control_socket = config.gateway.admin.clone().map(OpenedSocket::open);
         Ok(Self { flow_log, audit_log, listen, listeners, metrics_listener, control_socket })
     }
 }

@@ -1,7 +1,6 @@
 //! Errors of starting the gateway.
 
 use super::{limits, listeners};
-use crate::admin;
 use crate::control::BuildError;
 use std::io;
 
@@ -11,16 +10,13 @@ pub enum StartError {
     /// A listener could not be opened.
     #[error(transparent)]
     Listen(#[from] listeners::ListenError),
-    /// The control socket that the configuration asks for could not be opened.
-    #[error(transparent)]
-    Control(#[from] admin::ControlSocketError),
     /// The descriptor limit is too low for any use.
     #[error(transparent)]
     Limits(#[from] limits::LimitError),
     /// The configuration could not be brought into force.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// A log, a thread, a runtime or a signal handler could not be set up.
+    /// A thread, a runtime or a signal handler could not be set up.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
     /// A worker panicked.

@@ -7,7 +7,7 @@ use super::config_path::DEFAULT_CONFIG;
 use super::output::{json_line, print};
 use super::steering;
 use crate::config::{self, Config, Diagnostic, Severity};
-use crate::control::{Explainer, steering_params};
+use crate::control::{Explainer, missing, steering_params};
 use expectations::Tested;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -86,7 +86,10 @@ fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
         message: found,
         help,
     };
-    conflicts.map(diagnostic).collect()
+    let missing = missing(config).into_iter().map(|missing| {
+        (Severity::Warning, missing, "flows whose rules need it are denied until it is there".to_owned())
+    });
+    conflicts.chain(missing).map(diagnostic).collect()
 }
 
 /// Runs the tests, if any, appends their results, and returns the exit code.

@@ -107,7 +107,7 @@ pub(super) fn load_in_force(path: &Path) -> Result<UsableConfig, ConfigReport> {
 /// default one, with a warning. `None` if there is neither, or if the socket is off.
 pub(super) fn control_socket(path: &Path) -> Option<PathBuf> {
     let socket = match last_good(path) {
-        Some(config) => config.gateway.admin?.path,
+        Some(config) => config.gateway.admin?,
         // Another file may be of another gateway, which must not get the order.
         None => (path == Path::new(DEFAULT_CONFIG) && path.exists()).then(|| config::ADMIN_SOCKET.into())?,
     };

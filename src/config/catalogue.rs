@@ -82,7 +82,7 @@ section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-ou
     METRICS: EitherType<ListenAddressType> = EitherType("off", ListenAddressType), "metrics", Default(r#""127.0.0.1:9915""#), r#""127.0.0.1:9915""#,
         "Where `/metrics`, `/healthz` and `/readyz` are served. Pools never hand out this port.";
     ADMIN: EitherType<ControlSocketType> = EitherType("off", ControlSocketType), "admin", Default(r#""unix:/run/egret/admin.sock""#), r#""unix:/run/egret/admin.sock""#,
-        "The control socket, by which `egret ports`, `names`, `reload`, `candidate` and `explain --live` reach the gateway. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. If the key is there and the socket cannot be opened, the gateway does not start; without the key it warns and goes on without.";
+        "The control socket, by which `egret ports`, `names`, `reload`, `candidate` and `explain --live` reach the gateway. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. A socket that cannot be opened is logged and tried again each second; the gateway goes on without it.";
     DRAIN: SpanType = span(0, 3_600_000), "drain", Default(r#""30s""#), r#""30s""#,
         "How long flows may go on after the order to stop. Those that are left are reset at both ends.";
     CONNECT_TIMEOUT: SpanType = span(100, 300_000), "connect_timeout", Default(r#""10s""#), r#""10s""#,
@@ -174,7 +174,7 @@ section! { certificates, "[certificates]", "Whose word counts for rules that ask
 
 section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None;
     PATH: LogTargetType = LogTargetType, "path", Default(r#""stdout""#), r#""/var/log/egret/flows.jsonl""#,
-        "Where lines go. A file is appended to, and opened anew on SIGUSR1 and SIGHUP.";
+        "Where lines go. A file is appended to, and opened anew on SIGUSR1 and SIGHUP. One that cannot be opened is tried again; the gateway goes on without.";
     QUEUE: CountType = CountType { min: 16, max: 16_777_216 }, "queue", Default("16384"), "16384",
         "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait. The default bridges a disk that stalls for a second at sixteen thousand flows a second, in some 8 MiB.";
 }

@@ -47,7 +47,7 @@ pub use load::{LoadedConfig, control_socket, flow_log_target, load, load_as, loa
 pub use policy_folder::policy_files;
 pub use reference::reference;
 pub use settings::{
-    Admin, AuditTarget, Config, FlowLogSection, FlowLogTarget, GatewaySection, Inspect, Keepalive, Resolver,
+    AuditTarget, Config, FlowLogSection, FlowLogTarget, GatewaySection, Inspect, Keepalive, Resolver,
     SteeringPorts, SteeringSection, TenantLimits, UdpSetting,
 };
 pub use texts::Texts;

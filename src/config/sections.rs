@@ -7,8 +7,7 @@ use super::diagnostic::Diagnostics;
 use super::table::TomlTable;
 use super::value_types::Placed;
 use super::{
-    Admin, Config, FlowLogSection, GatewaySection, Inspect, Keepalive, Resolver, SteeringPorts,
-    SteeringSection,
+    Config, FlowLogSection, GatewaySection, Inspect, Keepalive, Resolver, SteeringPorts, SteeringSection,
 };
 use crate::policy::EchPolicy;
 use crate::units::format_duration;
@@ -73,9 +72,7 @@ fn read_gateway(table: &TomlTable<'_>, out: &mut Diagnostics) -> Option<GatewayS
     let gateway = GatewaySection {
         listen,
         workers,
-        admin: table
-            .read(&gateway::ADMIN, out)?
-            .map(|path| Admin { path, wanted: table.has(&gateway::ADMIN) }),
+        admin: table.read(&gateway::ADMIN, out)?,
         metrics,
         drain: table.read(&gateway::DRAIN, out)?,
         connect_timeout: table.read(&gateway::CONNECT_TIMEOUT, out)?,

@@ -84,8 +84,8 @@ pub struct GatewaySection {
     pub listen: SocketAddr,
     /// Number of workers. `None`: one per core.
     pub workers: Option<NonZeroUsize>,
-    /// Control socket. `None`: off.
-    pub admin: Option<Admin>,
+    /// Path of the control socket, absolute. `None`: off.
+    pub admin: Option<PathBuf>,
     /// Address of the metrics listener. `None`: off.
     pub metrics: Option<SocketAddr>,
     /// Time that flows may go on after a stop is ordered. May be zero.
@@ -104,15 +104,6 @@ pub struct GatewaySection {
     pub keeps_class: bool,
     /// Maximum number of flows. `None`: as many as the file-descriptor limit allows.
     pub max_flows: Option<u32>,
-}
-
-/// Key `admin` of `[gateway]`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Admin {
-    /// Path of the socket; absolute.
-    pub path: PathBuf,
-    /// True if configured explicitly; the default socket is optional if it cannot be opened.
-    pub wanted: bool,
 }
 
 /// TCP keepalive, with the kernel's parameters.

@@ -8,13 +8,11 @@ use super::reload::ReloadHandle;
 use super::{probe, trace};
 use crate::addr::{DialAddr, Family, SourceAddr};
 use crate::admin::{
-    self, ControlError, ControlHandlers, ControlSocket, ControlSocketError, DestinationFilter,
-    DestinationPorts, DrainAnswer, DrainOrder, ExplainQuery, ExplainReport, MismatchRow, NamesQuery,
-    NamesReport, PortsQuery, PortsReport, SourcePorts,
+    self, ControlError, ControlHandlers, DestinationFilter, DestinationPorts, DrainAnswer, DrainOrder,
+    ExplainQuery, ExplainReport, MismatchRow, NamesQuery, NamesReport, PortsQuery, PortsReport, SourcePorts,
 };
 use crate::audit::{Originator, SocketPeer, What};
 use crate::clock;
-use crate::config::Config;
 use crate::egress::{HotRow, PairUse, Pools, SourceState, SourceUsage};
 use crate::gateway::{AddressMismatch, MismatchCount};
 use crate::hostname::Hostname;
@@ -22,21 +20,6 @@ use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-
-/// Opens the control socket, unless it is off. Failure is an error only if the configuration asks for the socket.
-pub(crate) fn open(config: &Config) -> Result<Option<ControlSocket>, ControlSocketError> {
-    let Some(admin) = &config.gateway.admin else { return Ok(None) };
-    match ControlSocket::open(&admin.path) {
-        Ok(socket) => Ok(Some(socket)),
-        Err(error) if admin.wanted => Err(error),
-        Err(error) => {
-            tracing::warn!(
-                "{error}; without it this gateway answers no questions and takes no orders, such as `egret ports` and `egret reload`"
-            );
-            Ok(None)
-        }
-    }
-}
 
 /// State behind the handlers.
 pub(crate) struct ControlPlane {
@@ -164,8 +147,7 @@ impl ControlPlane {
             known.dedup();
             known
         };
-        let mut servers: Vec<_> =
-            snapshot.verifiers().flat_map(|verifier| verifier.settings().servers.clone()).collect();
+        let mut servers: Vec<_> = snapshot.verifiers().flat_map(|verifier| verifier.servers()).collect();
         servers.dedup();
         let row = |(mismatch, seen): (AddressMismatch, MismatchCount)| MismatchRow {
             tenant: mismatch.tenant.to_string(),

@@ -5,10 +5,7 @@ use std::io;
 /// Error of building what runs from a checked configuration. Each message names the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// Rules need a resolver, and there is none to ask.
-    #[error("cannot look names up: {0}")]
-    Resolver(String),
-    /// A thread, a socket or the trusted roots could not be set up.
+    /// A thread or a socket could not be set up.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
     /// The policy could not be built, which a checked configuration rules out.

@@ -32,7 +32,6 @@ mod verification;
 
 pub(crate) use active_config::{ActiveConfig, CompiledConfig};
 pub(crate) use api::ControlPlane;
-pub(crate) use api::open as open_control_socket;
 pub(crate) use audit::Auditor;
 pub use build_error::BuildError;
 pub(crate) use deferred_drop::DeferredDrop;
@@ -53,4 +52,4 @@ pub(crate) use reload::{ReloadHandle, Reloader};
 pub use steered::steering_params;
 pub(crate) use steering_counts::counts as steering_counts;
 pub(crate) use untracked::UntrackedPools;
-pub(crate) use verification::{asked_servers, looked_up};
+pub(crate) use verification::{asked_servers, looked_up, missing};

@@ -26,36 +26,56 @@ pub(crate) fn verifier(
     if !config.tenants.iter().any(asks) {
         return Ok(None);
     }
-    let rules = || config.tenants.iter().flat_map(|tenant| &tenant.rules);
-    let servers = asked_servers(config).transpose().map_err(BuildError::Resolver)?.unwrap_or_default();
-    let (dnssec, grace, roots) =
-        (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
-    let asks_servers = rules().any(|rule| rule.certificate != CertificateRule::Unasked);
-    let settings = VerifierSettings { servers, dnssec, grace, roots };
+    for missing in missing(config) {
+        tracing::error!(
+            "{missing}; flows whose rules need it are denied until it is there, which is watched"
+        );
+    }
     let candidate = before.and_then(|before| before.candidate.as_ref());
     let known = [
         before.and_then(|before| before.verifier.as_ref()),
         candidate.and_then(|candidate| candidate.verifier()),
     ];
-    let same = |verifier: &&Arc<Verifier>| {
-        *verifier.settings() == settings && (verifier.trusts_somebody() || !asks_servers)
+    let known = || known.into_iter().flatten();
+    let follows_system = asks_names(config) && config.resolver.servers.is_none();
+    let servers = match asked_servers(config) {
+        None => Vec::new(),
+        Some(Ok(servers)) => servers,
+        // Those that the file named last.
+        Some(Err(_)) => {
+            known().find(|known| known.follows_system()).map_or_else(Vec::new, |known| known.servers())
+        }
     };
-    if let Some(verifier) = known.into_iter().flatten().find(same) {
+    let (dnssec, grace, roots) =
+        (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
+    let settings = VerifierSettings { servers, follows_system, dnssec, grace, roots };
+    if let Some(verifier) = known().find(|known| known.is_of(&settings)) {
         return Ok(Some(Arc::clone(verifier)));
-    }
-    if asks_servers {
-        settings.roots.store()?; // or says what is missing
     }
     Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
 }
 
+/// Lists the needs of rules that this machine does not meet, each with the remedy.
+pub(crate) fn missing(config: &Config) -> Vec<String> {
+    let servers = asked_servers(config).and_then(Result::err);
+    let servers = servers.map(|why| format!("cannot look names up: {why}"));
+    let mut rules = config.tenants.iter().flat_map(|tenant| &tenant.rules);
+    let asks_servers = rules.any(|rule| rule.certificate != CertificateRule::Unasked);
+    let roots = asks_servers.then(|| config.roots.store().err()).flatten();
+    let roots = roots.map(|why| format!("cannot verify certificates: {why}"));
+    servers.into_iter().chain(roots).collect()
+}
+
 /// The DNS servers that rules ask, or why there are none; `None` if no rule asks.
 pub(crate) fn asked_servers(config: &Config) -> Option<Result<Vec<SocketAddr>, String>> {
-    config.tenants.iter().flat_map(|tenant| &tenant.rules).find(|rule| asks_about_address(rule))?;
-    Some(match &config.resolver.servers {
+    asks_names(config).then(|| match &config.resolver.servers {
         Some(servers) => Ok(servers.clone()),
         None => verify::system_servers(),
     })
+}
+
+fn asks_names(config: &Config) -> bool {
+    config.tenants.iter().flat_map(|tenant| &tenant.rules).any(asks_about_address)
 }
 
 /// A name that rules look up, if one of them is no wildcard.

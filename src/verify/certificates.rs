@@ -5,6 +5,7 @@ use super::generation_cache::{EntryOwner, GenerationCache};
 use super::lookup_limiter::{LookupLimiter, LookupSlot, StartRate, TenantLookups};
 use super::single_flight::{AnswerNotices, LookupFlight, SingleFlight};
 use crate::hostname::Hostname;
+use arc_swap::ArcSwapOption;
 use metrics::Counter;
 use rustls::{ClientConfig, RootCertStore};
 use std::any::Any;
@@ -58,30 +59,36 @@ struct CertificateCacheInner {
     pace: StartRate,
     flights: SingleFlight<ProbeKey>,
     places: LookupLimiter,
-    client: Arc<ClientConfig>,
+    /// `None` without roots.
+    client: ArcSwapOption<ClientConfig>,
     runtime: Handle,
     now: fn() -> Instant,
     meters: ProbeMeters,
 }
 
 impl CertificateCache {
-    /// Creates a cache whose probes run on `runtime`.
-    pub(super) fn new(
-        roots: RootCertStore,
-        runtime: Handle,
-        now: fn() -> Instant,
-        meters: ProbeMeters,
-    ) -> Self {
+    /// Creates a cache whose probes run on `runtime`, and which trusts nobody yet.
+    pub(super) fn new(runtime: Handle, now: fn() -> Instant, meters: ProbeMeters) -> Self {
         Self(Arc::new(CertificateCacheInner {
             verdicts: Mutex::new(GenerationCache::new(HALF)),
             pace: StartRate::default(),
             flights: SingleFlight::default(),
             places: LookupLimiter::default(),
-            client: certificate::client(roots),
+            client: ArcSwapOption::empty(),
             runtime,
             now,
             meters,
         }))
+    }
+
+    /// Trusts these authorities from now on.
+    pub(super) fn trust(&self, roots: RootCertStore) {
+        self.0.client.store(Some(certificate::client(roots)));
+    }
+
+    /// False without roots: then nothing is probed, and every verdict is unknown.
+    pub(super) fn trusts_somebody(&self) -> bool {
+        self.0.client.load().is_some()
     }
 
     /// Checks that the server proves the name. Waits for a probe if there is no verdict; `begin` starts the connection
@@ -138,6 +145,7 @@ impl CertificateCache {
         asker: &TenantLookups,
         begin: impl Fn() -> Result<StartedConnection, &'static str>,
     ) -> Result<AnswerNotices, &'static str> {
+        let client = self.0.client.load_full().ok_or("no root certificate is on this machine")?;
         let place = self.0.places.take(asker).filter(|_| self.0.in_pace(asker));
         let place = place.ok_or("too many certificates were being asked for")?;
         let (flight, progress) = match self.0.flights.begin(question) {
@@ -147,7 +155,7 @@ impl CertificateCache {
         let (socket, held) = begin()?;
         let probe = CertificateProbe { inner: Arc::clone(&self.0), flight, verdict: None, _place: place };
         self.0.runtime.spawn(async move {
-            probe.run(socket).await;
+            probe.run(socket, client).await;
             drop(held);
         });
         Ok(progress)
@@ -175,9 +183,9 @@ struct CertificateProbe {
 }
 
 impl CertificateProbe {
-    async fn run(mut self, socket: TcpStream) {
+    async fn run(mut self, socket: TcpStream, client: Arc<ClientConfig>) {
         let (_, (_, name)) = self.flight.key();
-        let proof = certificate::prove(socket, name, Arc::clone(&self.inner.client));
+        let proof = certificate::prove(socket, name, client);
         self.verdict = timeout(PROBE, proof).await.ok();
     }
 }

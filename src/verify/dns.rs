@@ -5,16 +5,14 @@ mod server;
 use super::anchors::DnssecAnchors;
 use super::known::NameAnswer;
 use crate::addr::Family;
-use crate::files;
 use crate::hostname::Hostname;
+use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use hickory_resolver::{TokioResolver, system_conf};
 use server::ResolverServer;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -39,6 +37,11 @@ impl DnsServers {
         let servers: Result<_, _> =
             servers.iter().map(|server| ResolverServer::new(*server, anchors.as_deref())).collect();
         Ok(Self { servers: servers?, anchors })
+    }
+
+    /// Addresses of the servers.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.servers.iter().map(ResolverServer::address).collect()
     }
 
     /// Queries all servers concurrently.
@@ -133,21 +136,6 @@ fn absence(error: NetError) -> Option<NameAnswer> {
         | DnsError::DnssecBogus
         | _ => None,
     }
-}
-
-/// Returns the servers of the machine itself, from `/etc/resolv.conf`.
-pub fn system_servers() -> Result<Vec<SocketAddr>, String> {
-    let wrong = |why: &dyn std::fmt::Display| {
-        format!("/etc/resolv.conf names no DNS server ({why}); write some in `[resolver] servers`")
-    };
-    let content = files::read(Path::new("/etc/resolv.conf"), files::TEXT).map_err(|error| wrong(&error))?;
-    let (config, _) = system_conf::parse_resolv_conf(content).map_err(|error| wrong(&error))?;
-    let servers = config.name_servers.iter().map(|server| {
-        let port = server.connections.first().map_or(53, |connection| connection.port);
-        SocketAddr::new(server.ip, port)
-    });
-    let servers: Vec<_> = servers.collect();
-    if servers.is_empty() { Err(wrong(&"it has no `nameserver` line")) } else { Ok(servers) }
 }
 
 #[cfg(test)]

@@ -4,14 +4,16 @@ use super::anchors::DnssecAnchors;
 use super::certificate::TrustedRoots;
 use super::certificates::{CertificateCache, ProbeMeters};
 use super::dns::DnsServers;
+use super::missing::MissingSupplies;
 use super::names::{LookupMeters, NameCache};
 use super::refresh;
 use super::shards::NameKey;
 use crate::clock;
-use rustls::RootCertStore;
+use arc_swap::ArcSwap;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -19,8 +21,10 @@ use tokio::sync::{mpsc, oneshot};
 /// Settings of verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifierSettings {
-    /// DNS servers; none if no rule needs addresses.
+    /// DNS servers; none if no rule needs addresses, or if the machine has none yet.
     pub servers: Vec<SocketAddr>,
+    /// True if they are those of the machine itself.
+    pub follows_system: bool,
     /// DNSSEC trust anchors, from which answers must be signed or provably unsigned; `None`: not required.
     pub dnssec: Option<DnssecAnchors>,
     /// Validity of an address beyond its TTL.
@@ -33,8 +37,9 @@ pub struct VerifierSettings {
 pub struct Verifier {
     names: NameCache,
     certificates: CertificateCache,
+    /// Its servers are those at the start.
     settings: VerifierSettings,
-    trusts_somebody: bool,
+    dns: Arc<ArcSwap<DnsServers>>,
     pins: mpsc::UnboundedSender<HashSet<NameKey>>,
     /// Ends the thread when dropped.
     _stop: oneshot::Sender<()>,
@@ -45,34 +50,54 @@ impl Verifier {
     pub fn start(settings: VerifierSettings, lookups: LookupMeters, probes: ProbeMeters) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dns = DnsServers::new(&settings.servers, settings.dnssec.clone()).map_err(io::Error::other)?;
-        let ask = Box::new(move |name: &_, family| dns.ask(name, family));
+        let dns = Arc::new(ArcSwap::from_pointee(dns));
+        let asked = Arc::clone(&dns);
+        let ask = Box::new(move |name: &_, family| asked.load().ask(name, family));
         let names = NameCache::new(ask, settings.grace, runtime.handle().clone(), clock::now, lookups);
-        let roots = settings.roots.store();
-        let trusts_somebody = roots.is_ok();
-        let roots = roots.unwrap_or_else(|_| RootCertStore::empty());
-        let certificates = CertificateCache::new(roots, runtime.handle().clone(), clock::now, probes);
+        let certificates = CertificateCache::new(runtime.handle().clone(), clock::now, probes);
+        if let Ok(roots) = settings.roots.store() {
+            certificates.trust(roots);
+        }
         let (pins, pinned) = mpsc::unbounded_channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let refreshing = refresh::run(names.clone(), pinned);
+        let supplies = MissingSupplies {
+            lacks_servers: settings.follows_system && settings.servers.is_empty(),
+            dnssec: settings.dnssec.clone(),
+            roots: settings.roots.clone(),
+            dns: Arc::clone(&dns),
+            certificates: certificates.clone(),
+        };
         thread::Builder::new().name("verify".to_owned()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
                     () = refreshing => {}
+                    () = supplies.watch() => {}
                 }
             });
         })?;
-        Ok(Self { names, certificates, settings, trusts_somebody, pins, _stop: stop })
+        Ok(Self { names, certificates, settings, dns, pins, _stop: stop })
     }
 
-    /// Settings that it was started with.
-    pub fn settings(&self) -> &VerifierSettings {
-        &self.settings
+    /// True if one with these settings would be the same.
+    pub fn is_of(&self, settings: &VerifierSettings) -> bool {
+        *settings == VerifierSettings { servers: self.servers(), ..self.settings.clone() }
     }
 
-    /// False if there was no root certificate when it was started: then no server can prove a name.
-    pub fn trusts_somebody(&self) -> bool {
-        self.trusts_somebody
+    /// The DNS servers that are asked.
+    pub fn servers(&self) -> Vec<SocketAddr> {
+        self.dns.load().addresses()
+    }
+
+    /// True if it asks the DNS servers of the machine itself.
+    pub fn follows_system(&self) -> bool {
+        self.settings.follows_system
+    }
+
+    /// True while the machine itself has no DNS server that it could ask.
+    pub fn lacks_servers(&self) -> bool {
+        self.follows_system() && self.dns.load().addresses().is_empty()
     }
 
     /// The cache of addresses of names.

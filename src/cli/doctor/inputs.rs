@@ -36,7 +36,7 @@ impl Doctor {
         Self {
             steering: steering_params(config),
             metrics: config.gateway.metrics,
-            socket: config.gateway.admin.as_ref().map(|admin| admin.path.clone()),
+            socket: config.gateway.admin.clone(),
             resolver: asked_servers(config).map(|servers| AskedResolver {
                 servers,
                 name: looked_up(config).map_or_else(|| ANY_NAME.to_owned(), ToString::to_string),

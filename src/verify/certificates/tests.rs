@@ -44,7 +44,10 @@ impl TestAuthority {
         let counter = Counter::noop;
         let meters =
             ProbeMeters { valid: counter(), invalid: counter(), unsupported: counter(), unknown: counter() };
-        CertificateCache::new(roots, Handle::current(), now, meters)
+        let certificates = CertificateCache::new(Handle::current(), now, meters);
+        assert!(!certificates.trusts_somebody());
+        certificates.trust(roots);
+        certificates
     }
 
     /// Starts a server with a certificate for the name; its thread ends with the process.

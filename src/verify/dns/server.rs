@@ -47,6 +47,10 @@ impl ResolverServer {
         })
     }
 
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Queries in the mode that this server answered last, and in the other if that fails or is slow (RFC 6891 §6.2.2,
     /// §7). The first answer wins.
     pub(super) async fn ask<'a, F>(&'a self, ask: impl Fn(&'a TokioResolver) -> F) -> Option<NameAnswer>
