@@ -16,7 +16,7 @@ usage: steer.sh up|guard|down|status [--config FILE] [--egret PATH] [--format ip
   --egret PATH    the egret binary; default: $EGRET, then PATH, then target/release and target/debug beside this script
   --format NAME   iptables (default) or nftables; `up` replaces the other one, `status` finds out by itself
   --keep FOLDER   `up` keeps a copy of the rules there once they are in place, and uses it, with a message and exit code 1,
-                  if the configuration is broken later. Only root may write there: the copy is run as root
+                  if the configuration or an argument is broken later. Only root may write there: the copy is run as root
 
 Exit code 2: nothing was put in place. The environment variable GUARD_INTERFACES limits `guard` to these interfaces,
 separated by spaces.
@@ -44,22 +44,27 @@ config=${EGRET_CONFIG:-/etc/egret/egret.toml}
 egret=${EGRET:-}
 format=
 kept=
+wrong= # the first mistake in the arguments
+mistake() { wrong=${wrong:-$*}; }
 while [ $# -gt 0 ]; do
     case $1 in
-        up | guard | down | status) [ -z "$command" ] || fail "give only one of up, guard, down, status"; command=$1 ;;
+        up | guard | down | status) if [ -z "$command" ]; then command=$1; else mistake "$command and $1 exclude each other"; fi ;;
         --config | --egret | --format | --keep)
-            [ $# -ge 2 ] || fail "$1 needs a value"
+            if [ $# -lt 2 ]; then mistake "$1 needs a value"; break; fi
             case $1 in --config) config=$2 ;; --egret) egret=$2 ;; --keep) kept=$2/steering.sh ;; *) format=$2 ;; esac
             shift
             ;;
-        -h | --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
+        -h | --help) if [ -z "$kept" ]; then usage; exit 0; else mistake "$1 beside --keep"; fi ;;
+        *) mistake "there is no argument $1; \`steer.sh --help\` lists them" ;;
     esac
     shift
 done
 [ -n "$command" ] || { usage >&2; exit 2; }
-case $format in '' | iptables | nftables) ;; *) fail "--format is iptables or nftables, not $format" ;; esac
+case $format in '' | iptables | nftables) ;; *) mistake "--format is iptables or nftables, not $format" ;; esac
+# A typo must not take a boot down: with --keep, `up` uses the last good rules.
+if [ -n "$wrong" ] && { [ "$command" != up ] || [ -z "$kept" ]; }; then fail "$wrong"; fi
 
+# Sets `why` on failure.
 find_egret() {
     if [ -n "$egret" ]; then return; fi
     if egret=$(command -v egret); then return; fi
@@ -68,7 +73,8 @@ find_egret() {
         egret=$here/../target/$build/egret
         if [ -x "$egret" ]; then return; fi
     done
-    fail "no egret binary found: build one (cargo build --release) or give --egret PATH"
+    why="no egret binary found: build one (cargo build --release) or give --egret PATH"
+    return 1
 }
 
 # /usr/sbin holds ip, iptables and nft, and is not in everybody's PATH.
@@ -94,43 +100,46 @@ guard() {
     refuse_all
 }
 refuse_all() {
+    if refuse_on_some; then return 0; fi
     for family in $(families); do
-        if [ -z "${GUARD_INTERFACES:-}" ]; then
-            refuse "$family" not iif lo
-        else
-            for interface in $GUARD_INTERFACES; do
-                refuse "$family" iif "$interface"
-            done
-        fi
+        refuse "$family" not iif lo || fail "cannot block forwarding: $said"
     done
 }
+# False if GUARD_INTERFACES names none, or something that is no interface: `ip` takes patterns and commas, and never matches them.
+refuse_on_some() {
+    named=${GUARD_INTERFACES:-}
+    case $named in *[![:space:]A-Za-z0-9._-]*) said='write names separated by spaces, and no patterns'; not_named; return 1 ;; esac
+    if [ -z "$(printf %s "$named" | tr -d '[:space:]')" ]; then return 1; fi
+    for interface in $named; do
+        for family in $(families); do
+            refuse "$family" iif "$interface" || { not_named; return 1; }
+        done
+    done
+}
+not_named() { printf 'steer.sh: GUARD_INTERFACES is "%s": %s. Forwarding is blocked on all interfaces\n' "$named" "$said" | tell 3; }
 # Where the record of an `up` is gone, and the rules that it left in policy routing are there, in every family: notes them again.
 # They do not outlive a boot.
 adopt() {
-    if is_guarded; then return 1; fi
-    for family in $(families); do
-        there=$(ip -N "$family" rule show | grep 'proto 230' | cut -d : -f 1)
-        for at in 101 102 104 107; do
-            printf '%s\n' "$there" | grep -qx $at || return 1
-        done
-    done
+    if is_guarded || ! are_listed 101 102 104 107; then return 1; fi
     umask 077
     mkdir -p "${state%/*}"
     listed_rules >"$marker" || : >"$marker"
     printf 'steer.sh: %s is gone, and Egret'"'"'s rules against forwarding are in place: forwarding is not blocked\n' "$marker" | tell 4
 }
-# Adding a rule that exists fails, which is fine: it is never absent in between.
+# Adding a rule that exists fails, which is fine: it is never absent in between. Sets `said` on failure.
 refuse() { # -4|-6 WHAT...
     family=$1
     shift
     if ! said=$(ip "$family" rule add pref 1 "$@" blackhole protocol $guard_protocol 2>&1); then
-        case $said in *"File exists"*) ;; *) fail "cannot block forwarding: $said" ;; esac
+        case $said in *"File exists"*) ;; *) return 1 ;; esac
     fi
 }
 is_guarded() { ip rule show | grep "proto $guard_protocol" >/dev/null; }
 lift_guard() { for family in $(families); do ip "$family" rule flush protocol $guard_protocol; done; }
 
 # --- up
+
+end='# egret steering: end' # the last line of every script, so that it is known to be whole
 
 # Renders the whole script before running it: if egret fails, nothing has changed. Sets `why` on failure.
 attempt() { # WHAT COMMAND...
@@ -140,7 +149,7 @@ attempt() { # WHAT COMMAND...
     fi
     if [ -n "$said" ]; then printf '%s\n' "$said" | tell 4; fi
     if mistyped; then return 1; fi
-    run_script "$scratch" || return 1
+    run_script "$scratch" "the rules printed by $1" || return 1
 }
 # True if the new script names an interface that is nowhere in place of one that is intercepted, which `egret reload` refuses
 # too. At a boot neither may be there yet.
@@ -179,12 +188,21 @@ is_interface() { # NAME|PATTERN
     return 1
 }
 names() { interfaces_of "$1" | grep -qxF -- "$2"; } # FILE INTERFACE
-run_script() { # FILE
+# Success by exit code is not enough: an empty file has that too. Sets `why` on failure.
+run_script() { # FILE NAME
+    if [ "$(tail -n 1 "$1")" != "$end" ]; then
+        why="$2: incomplete, or of another version: the last line is not \`$end\`"
+        return 1
+    fi
     if ! said=$(sh "$1" 2>&1); then
         why=${said:-the script failed}
         return 1
     fi
     if [ -n "$said" ]; then printf '%s\n' "$said" | tell 4; fi
+    if ! are_listed 101 '10[46]' 107; then
+        why="$2: they ran without an error, and \`ip rule\` lacks Egret's entries all the same"
+        return 1
+    fi
 }
 # Replaces the kept rules atomically, and durably over a power failure. Early in a boot neither an interface nor the one in its
 # place may be there, so that a mistyped name cannot be told: such rules do not become the last good ones.
@@ -221,17 +239,26 @@ listed_rules() {
         printf '%s\n' "$shown" | sed -n "/proto 230/{s/ [[]detached[]]//;s/^/$family /p;}"
     done
 }
+# True if each of these entries of `up` is there, in every family.
+are_listed() { # PRIORITY...
+    listed=$(listed_rules) || return 1
+    for family in $(families); do
+        for at; do
+            printf '%s\n' "$listed" | grep -q "^$family $at:" || return 1
+        done
+    done
+}
 in_place() {
     listed_rules >"$marker" || : >"$marker"
     lift_guard
 }
 up() {
-    find_egret
     # Not in /tmp, which is cleared while the machine boots.
     scratch=${state%/*}/new.$$
     trap 'rm -f "$scratch"' EXIT
     trap 'exit 143' INT TERM HUP
-    if attempt "$egret" steering print --config "$config" --format "${format:-iptables}"; then
+    why=${wrong:+"wrong argument: $wrong (the unit takes some from /etc/default/egret-steering)"}
+    if [ -z "$wrong" ] && find_egret && attempt "$egret" steering print --config "$config" --format "${format:-iptables}"; then
         in_place
         rm -f "$fallback"
         keep
@@ -244,14 +271,14 @@ up() {
         is_guarded && guarded="; until it is, nothing is forwarded (\`steer.sh down\` lifts that)"
         fail "steering was not put in place${kept:+, and there are no kept rules to fall back to}${guarded:-}"
     fi
-    if ! run_script "$kept"; then
+    if ! run_script "$kept" "$kept"; then
         printf '%s\n' "$why" | tell 3
         block
         fail "the last good rules in $kept cannot be put in place either"
     fi
     in_place
     printf '%s\n' "$refused" >"$fallback"
-    printf 'steer.sh: the last good rules, of %s, are in force instead (%s). Fix the configuration, then: systemctl restart egret-steering\n' \
+    printf 'steer.sh: the last good rules, of %s, are in force instead (%s). Fix what was refused, then: systemctl restart egret-steering\n' \
         "$(date -r "$kept" '+%Y-%m-%d %H:%M')" "$kept" | tell 3
     return 1
 }
@@ -269,15 +296,16 @@ case $command in
     guard) guard ;;
     down)
         alone
-        find_egret
+        find_egret || fail "$why"
         script=$("$egret" steering print --down)
+        [ "$(printf '%s\n' "$script" | tail -n 1)" = "$end" ] || fail "$egret printed no whole script: nothing was removed"
         printf '%s\n' "$script" | sh -s
         lift_guard
         rm -f "$marker" "$fallback" "${state%/*}"/new.*
         rmdir "${state%/*}" 2>/dev/null || :
         ;;
     status)
-        find_egret
+        find_egret || fail "$why"
         set -- steering status --config "$config"
         [ -z "$format" ] || set -- "$@" --format "$format"
         exec "$egret" "$@"

@@ -11,6 +11,9 @@ const PRELUDE: &str = include_str!("prelude.sh");
 /// Minimum for net.core.somaxconn, which caps each listener's accept queue. Long queues cost nothing until they fill.
 pub const SOMAXCONN: u32 = 16384;
 
+/// Last line of each script. `steer.sh` runs none without it: a file that was cut short may succeed.
+const END: &str = "# egret steering: end\n";
+
 /// Displays as the script that puts everything in place. The script is idempotent.
 impl fmt::Display for SteeringPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,7 +49,8 @@ impl fmt::Display for SteeringPlan {
         writeln!(
             f,
             "at_least net.core.somaxconn {SOMAXCONN} 'bursts of new connections wait and are not dropped'"
-        )
+        )?;
+        f.write_str(END)
     }
 }
 
@@ -62,7 +66,8 @@ impl fmt::Display for Down {
         header(f, "no longer brings traffic to Egret; run as root")?;
         f.write_str("need ip iproute2\n\nrecover_record\nremove_every_backend iptables ip\n")?;
         f.write_str("if has_ipv6; then remove_every_backend ip6tables ip6; fi\n")?;
-        f.write_str("remove_nftables\nremove_routing\nrestore_sysctls\n")
+        f.write_str("remove_nftables\nremove_routing\nrestore_sysctls\n")?;
+        f.write_str(END)
     }
 }
 
@@ -119,6 +124,14 @@ pub(super) fn as_shown(network: IpNet) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::{iptables, tests::params};
+    use super::{END, down};
+
+    #[test]
+    fn scripts_end_as_steer_sh_expects() {
+        let steer = include_str!("../../scripts/steer.sh");
+        assert!(steer.contains(&format!("\nend='{}' #", END.trim_end())));
+        assert!(iptables(&params()).to_string().ends_with(END) && down().ends_with(END));
+    }
 
     #[test]
     fn script_installs_packet_rules_first() {

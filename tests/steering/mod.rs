@@ -4,6 +4,7 @@
 #![allow(missing_docs, clippy::unwrap_used)] // helpers outside #[test] are tests too
 
 mod crafted;
+mod fallback;
 mod traffic;
 
 use egret::addr::PortRange;
@@ -78,9 +79,10 @@ echo 0 > /proc/sys/net/ipv4/tcp_timestamps
 const FOREIGN_RULES: &str = r"
 iptables -A FORWARD -i c0 -p tcp --dport 443 -j ACCEPT
 iptables -t mangle -A PREROUTING -p tcp --dport 22 -j MARK --set-mark 0x10
+iptables -t mangle -A PREROUTING -p tcp --dport 22 -j CONNMARK --set-mark 1
 iptables -N EGRESS_AUDIT; iptables -A EGRESS_AUDIT -j RETURN; iptables -A INPUT -j EGRESS_AUDIT
 ip6tables -t nat -A POSTROUTING -o c0 -j MASQUERADE
-nft 'table inet mine { chain forward { type filter hook forward priority 0; tcp dport 443 accept; }; }'
+nft 'table inet mine { chain forward { type filter hook forward priority 0; tcp dport 443 ct mark set 0x1 accept; }; }'
 ";
 
 /// Runs a script as root of a new user, network and mount namespace; returns its output.

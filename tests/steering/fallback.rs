@@ -1,0 +1,130 @@
+//! `steer.sh up` with rules or arguments that are broken: the last good rules, or nothing is forwarded.
+
+use super::{FOREIGN, in_namespace, params, scripts};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+const STEER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/steer.sh");
+
+/// Shell functions that check how an `up` ended, and start over as after a boot.
+const CHECKS: &str = r#"
+steer() { rc=0; "$steer" "$@" --keep $dir/kept >$dir/said 2>&1 || rc=$?; }
+told() { echo "$*"; cat $dir/said; exit 1; }
+boot() {
+    for family in -4 -6; do ip $family rule flush protocol 230; ip $family rule flush protocol 231; done
+    iptables -t mangle -F; iptables -t raw -F; nft delete table inet egret 2>/dev/null || :
+    rm -rf $dir/run
+    "$steer" guard
+}
+is_closed() {
+    [ $rc = 2 ] || told "$1: exit code $rc"
+    for family in -4 -6; do
+        ip $family rule show | grep -q 'not from all iif lo blackhole proto 231' || told "$1: not guarded"
+    done
+}
+is_fallen_back() {
+    [ $rc = 1 ] || told "$1: exit code $rc"
+    grep -q 'the last good rules, of .* are in force instead' $dir/said || told "$1: not told"
+    [ -s $dir/run/fallback ] || told "$1: not noted"
+    if ip rule show | grep -q 'proto 231'; then told "$1: guarded"; fi
+    ip rule show | grep -q '^104:.*proto 230' || told "$1: no rules"
+    diff $dir/iptables.sh $dir/kept/steering.sh || told "$1: kept"
+}
+"#;
+
+/// Runs a script with `steer`, for which `egret` stands in; it cats `$dir/FORMAT.sh` for good.toml.
+fn with_stand_in(cases: &str) {
+    let dir = scripts(&params());
+    let stand_in = r#"#!/bin/sh
+    case "$*" in
+        "steering print --config "*"/good.toml --format "*) cat "$dir/$6.sh" ;;
+        "steering print --config "*"/silent.toml --format "*) ;;
+        "steering print --config "*"/idle.toml --format "*) echo '# egret steering: end' ;;
+        "steering print --down") cat "$dir/down.sh" ;;
+        *) echo "egret.toml:1:1: error" >&2; exit 1 ;;
+    esac
+    "#;
+    executable(&dir.path().join("egret"), stand_in);
+    let script = format!("export dir EGRET=$dir/egret; steer={STEER}\n{FOREIGN}\n{CHECKS}\n{cases}");
+    in_namespace(dir.path(), &script);
+}
+
+fn executable(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn incomplete_kept_rules_lift_no_guard() {
+    with_stand_in(
+        r"
+        mkdir $dir/kept; kept=$dir/kept/steering.sh; boot
+        try() { steer up --config /bad.toml; is_closed $1; }
+        : >$kept; try empty
+        head -c 21144 /dev/zero >$kept; try NUL
+        # Each line of the commands, and some of the functions before them.
+        lines=$(wc -l <$dir/iptables.sh); first=$(grep -n '^need ip ' $dir/iptables.sh | cut -d : -f 1)
+        [ $lines -gt $first ]
+        cut=1
+        while [ $cut -lt $lines ]; do
+            head -n $cut $dir/iptables.sh >$kept; try line-$cut
+            if [ $cut -ge $((first - 1)) ]; then cut=$((cut + 1)); else cut=$((cut + 40)); fi
+        done
+        head -c -3 $dir/iptables.sh >$kept; try last-line
+        # So does one that is whole and has no effect.
+        echo '# egret steering: end' >$kept; try idle
+        cp $dir/iptables.sh $kept; steer up --config /bad.toml; is_fallen_back whole",
+    );
+}
+
+#[test]
+fn silent_egret_lifts_no_guard() {
+    with_stand_in(
+        r#"
+        for broken in silent idle; do
+            rm -rf $dir/kept; boot
+            steer up --config /$broken.toml; is_closed $broken
+            [ ! -e $dir/kept/steering.sh ] || told "$broken: kept"
+            steer up --config /good.toml; [ $rc = 0 ] || told good
+            boot
+            steer up --config /$broken.toml; is_fallen_back $broken
+        done
+        : >$dir/down.sh
+        if "$steer" down; then echo down; exit 1; fi
+        ip rule show | grep -q 'proto 230'"#,
+    );
+}
+
+#[test]
+fn mistyped_argument_leaves_last_good_rules() {
+    with_stand_in(
+        r#"
+        steer up --config /good.toml; [ $rc = 0 ] || told good
+        for arguments in '--format nftable' '--format' '--frmat nftables' '-format=nftables' down --help --keep; do
+            boot
+            rc=0; "$steer" up --config /good.toml --keep $dir/kept $arguments >$dir/said 2>&1 || rc=$?
+            is_fallen_back "$arguments"
+        done
+        # A person is refused, and nothing changes.
+        snapshot >$dir/before
+        rc=0; "$steer" up --config /good.toml --format nftable >$dir/said 2>&1 || rc=$?
+        [ $rc = 2 ] || told "without --keep: $rc"
+        snapshot | diff $dir/before -
+        rm -r $dir/kept; boot
+        steer up --config /good.toml --format nftable; is_closed 'nothing kept'"#,
+    );
+}
+
+#[test]
+fn mistyped_guard_interface_guards_all() {
+    with_stand_in(
+        r#"
+        export GUARD_INTERFACES
+        for GUARD_INTERFACES in 'c0 averyveryverylong' 'c0,c1' 'c*' ' '; do
+            boot 2>/dev/null; rc=2; : >$dir/said; is_closed "$GUARD_INTERFACES"
+        done
+        GUARD_INTERFACES='c0 c1'; boot
+        ip rule show | grep -q 'from all iif c1 blackhole proto 231'
+        if ip rule show | grep 'not from all iif lo blackhole'; then exit 1; fi"#,
+    );
+}
