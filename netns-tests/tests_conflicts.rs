@@ -147,7 +147,7 @@ fn table_or_mark_in_use_changes_nothing() {
             "ip -6 rule del pref 104",
         ),
         (
-            "nft -f - <<'R'\ntable inet theirs {\nchain a {\ntype filter hook prerouting priority 0\nmeta mark set 0x11\n}\n}\nR",
+            "nft -f - <<'R'\ntable inet theirs {\nchain a {\ntype filter hook prerouting priority 0\nct mark set 0x20 meta mark set 0x11\n}\n}\nR",
             ["nftables sets 0x00000011", "[steering] mark"],
             "nft delete table inet theirs",
         ),

@@ -149,15 +149,16 @@ must_be_together() { # -4|-6: rules of others between Egret's would be skipped b
         fi
     done
 }
-no_rule_marks() { # MARK: no packet rule of others sets a bit of it
+no_rule_marks() { # MARK: no packet rule of others sets a bit of it. Marks of connections (CONNMARK, ct mark) are others.
     {
         for tool in iptables iptables-legacy ip6tables ip6tables-legacy; do
             if have "$tool-save"; then "$tool-save" 2>/dev/null | grep -v '^-A EGRET_' || :; fi
-        done | sed -n 's/.* --set-x*mark \(0x[0-9a-f]*\).*/\1 iptables/p'
+        done | sed -n 's/.* -j MARK --set-x*mark \(0x[0-9a-f]*\).*/\1 iptables/p'
         # What iptables puts into nf_tables, nft shows as a comment or in a way of its own: the tools above have told it.
         if have nft; then
             nft list ruleset 2>/dev/null | awk '
                 /^table / { theirs = $3 != "egret" && ($2 == "inet" || $3 !~ /^(mangle|filter|raw|nat|security)$/) }
+                { gsub(/ct mark set/, "") }
                 theirs && match($0, /(^|[ \t])(meta )?mark set ((meta )?mark (\||or) )?0x[0-9a-f]+/) {
                     found = substr($0, RSTART, RLENGTH); sub(/.*0x/, "0x", found); print found, "nftables"
                 }'
