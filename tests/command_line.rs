@@ -50,12 +50,14 @@ fn closed_pipe_succeeds_and_full_disk_fails() {
 }
 
 #[test]
-fn mistyped_log_level_is_reported() {
+fn mistyped_log_level_stops_no_gateway() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_egret"));
     let output = command.args(["run", "--config", "/nonexistent"]).env("EGRET_LOG", "inof").output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("\"inof\": write error, warn, info"), "{said}");
+    assert!(said.contains("\"inof\": write error, warn, info") && said.contains("level is info"), "{said}");
+    // It went on to the next step.
+    assert!(said.contains("/nonexistent: "), "{said}");
 }
 
 /// A machine with a configuration, a flow log, and a state folder in which the gateway keeps the last good configuration.

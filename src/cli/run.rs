@@ -18,15 +18,12 @@ const FAILED: u8 = 2;
 
 /// Runs the gateway; keeps the last good configuration in `state`.
 pub(super) fn run(path: &Path, state: Option<PathBuf>) -> ExitCode {
-    let level = match level() {
-        Ok(level) => level,
-        Err(why) => {
-            journal::error(&format!("egret: {why}"));
-            return ExitCode::from(FAILED);
-        }
-    };
+    let level = level();
     let traces = FlowTraces::default();
-    log_messages(level, traces.clone());
+    log_messages(*level.as_ref().unwrap_or(&Level::INFO), traces.clone());
+    if let Err(mistake) = level {
+        tracing::error!("{mistake}; the level is info meanwhile");
+    }
     let startup = Startup { path: path.to_owned(), last_good: LastGoodStore::new(state, path), traces };
     match app::run(&startup) {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,7 +53,7 @@ fn log_messages(level: Level, traces: FlowTraces) {
     }
 }
 
-/// Parses the log level strictly: a typo must be noticed at the start.
+/// Reads the log level, or tells the mistake in it: a typo must be noticed, and must not keep the gateway from its work.
 fn level() -> Result<Level, String> {
     let given = std::env::var_os("EGRET_LOG").unwrap_or_default();
     let word = given.to_string_lossy();
