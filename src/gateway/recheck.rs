@@ -1,5 +1,7 @@
 //! Makes the checks that the policy in force requires of live flows and that were not made before: in the background,
-//! and within a bounded time, after which a check without result counts as failed.
+//! in turns of tenants, and within a bounded time, after which a check without result counts as failed.
+
+mod turns;
 
 use super::certification::CertificateProber;
 use super::effective_rules::VerificationHandles;
@@ -20,19 +22,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
+use turns::CheckTurns;
 
-/// Most checks in progress; each is bounded elsewhere too, with those of new flows.
-const AT_ONCE: usize = 64;
 /// Delay until a check without result is repeated.
 const BETWEEN: Duration = Duration::from_secs(2);
+/// Longest time that a check keeps its place: a lookup and a probe take five seconds each.
+const LONGEST: Duration = Duration::from_secs(10);
+/// Time from the order after which a check counts as failed even if others left it no turn, as a multiple of `patience`.
+const PATIENCE_IN_ALL: u32 = 5;
 
 /// Settings of the checks of live flows.
 #[derive(Debug, Clone, Copy)]
 pub struct RecheckSettings {
     /// Dialler of the certificate checks.
     pub dialler: Dialler,
-    /// Time after which a flow without result is reset.
+    /// Time from the first check after which a flow without result is reset.
     pub patience: Duration,
 }
 
@@ -44,6 +49,36 @@ struct CheckKey {
     name: Hostname,
     to: DialAddr,
     missing: CheckSet,
+}
+
+/// Times after which a check without result counts as failed.
+#[derive(Debug, Clone, Copy)]
+struct CheckExpiry {
+    /// By when the check began first; `None` until then.
+    from_start: Option<Instant>,
+    /// By when it was ordered.
+    from_order: Instant,
+}
+
+impl CheckExpiry {
+    /// Returns the deadline of a check that begins now, for the first time or again.
+    fn begin(&mut self, now: Instant, patience: Duration) -> Instant {
+        (*self.from_start.get_or_insert(now + patience)).min(self.from_order)
+    }
+}
+
+/// A check to make, with one of its flows.
+#[derive(Debug)]
+struct QueuedCheck {
+    key: CheckKey,
+    flow: LiveFlow,
+    expiry: CheckExpiry,
+}
+
+impl QueuedCheck {
+    fn all(new: Vec<(CheckKey, LiveFlow)>, expiry: CheckExpiry) -> impl Iterator<Item = Self> {
+        new.into_iter().map(move |(key, flow)| Self { key, flow, expiry })
+    }
 }
 
 /// Result of a check.
@@ -71,45 +106,70 @@ type WaitingFlows = HashMap<CheckKey, Vec<u64>>;
 impl GatewayState {
     /// Rechecks all live flows at each order, until the channel is closed.
     pub async fn recheck(self: Arc<Self>, how: RecheckSettings, mut orders: mpsc::Receiver<()>) {
-        let (mut queue, mut waiting) = (VecDeque::new(), WaitingFlows::new());
+        let (mut turns, mut waiting) = (CheckTurns::default(), WaitingFlows::new());
+        // Checks without result, by the time when they are due again.
+        let mut later: VecDeque<(Instant, QueuedCheck)> = VecDeque::new();
         let (mut proved, mut revoked) = (0, 0);
         let (mut asking, mut asked) = (JoinSet::new(), HashMap::new());
         loop {
-            while asking.len() < AT_ONCE
-                && let Some((key, flow, deadline)) = queue.pop_front()
+            let now = clock::now();
+            while later.front().is_some_and(|(due, _)| *due <= now)
+                && let Some((_, check)) = later.pop_front()
             {
-                let gateway = Arc::clone(&self);
-                let task =
-                    asking.spawn(async move { gateway.check_until(&flow, deadline, how.dialler).await });
-                asked.insert(task.id(), (key, deadline));
+                turns.push(Arc::clone(&check.key.tenant), check);
             }
+            while let Some(mut check) = turns.begin() {
+                let deadline = check.expiry.begin(now, how.patience);
+                let (gateway, flow) = (Arc::clone(&self), check.flow.clone());
+                let task =
+                    asking.spawn(async move { gateway.check_once(&flow, deadline, how.dialler).await });
+                asked.insert(task.id(), check);
+            }
+            let due = later.front().map(|(due, _)| *due);
             let done = tokio::select! {
                 order = orders.recv() => match order {
                     Some(()) => {
-                        let deadline = clock::now() + how.patience;
+                        let from_order = clock::now() + how.patience * PATIENCE_IN_ALL;
+                        let expiry = CheckExpiry { from_start: None, from_order };
                         let new = self.collect_checks(&mut waiting, |look| self.table.each(look));
-                        queue.extend(new.into_iter().map(|(key, flow)| (key, flow, deadline)));
+                        for check in QueuedCheck::all(new, expiry) {
+                            turns.push(Arc::clone(&check.key.tenant), check);
+                        }
                         continue;
                     }
                     None => return,
                 },
                 Some(done) = asking.join_next_with_id() => done,
+                () = sleep_until(due.unwrap_or(now).into()), if due.is_some() => continue,
             };
             let (id, found) = match done {
-                Ok((id, found)) => (id, Some(found)),
+                Ok(done) => done,
                 Err(panicked) => (panicked.id(), None),
             };
-            let Some((key, deadline)) = asked.remove(&id) else { continue };
-            let flows = waiting.remove(&key).unwrap_or_default();
-            // A check that panicked has no result.
-            match found.unwrap_or(CheckResult::Wrong(timeout_reason(key.missing))) {
+            let Some(check) = asked.remove(&id) else { continue };
+            turns.ended(&check.key.tenant);
+            let Some(found) = found else {
+                later.push_back((clock::now() + BETWEEN, check));
+                continue;
+            };
+            let flows = waiting.remove(&check.key).unwrap_or_default();
+            let left = match found {
                 CheckResult::Proof(proof) => {
                     proved += flows.len() as u64;
                     self.table.prove(&flows, proof);
-                    queue.extend(self.remaining_checks(&mut waiting, &flows, deadline));
+                    flows
                 }
-                CheckResult::Wrong(why) => revoked += self.revoke_unproved(&flows, why),
-                CheckResult::Needless => queue.extend(self.remaining_checks(&mut waiting, &flows, deadline)),
+                CheckResult::Wrong(why) => {
+                    revoked += self.revoke_unproved(&flows, why);
+                    Vec::new()
+                }
+                CheckResult::Needless => flows,
+            };
+            // Another policy may be in force since, which requires another check of some of them, or none of the one that
+            // was made. The deadline stays the same.
+            let new = self.collect_checks(&mut waiting, |look| self.table.each_of(&left, look));
+            for check in QueuedCheck::all(new, check.expiry) {
+                turns.push(Arc::clone(&check.key.tenant), check);
             }
             if waiting.is_empty() {
                 tracing::info!(
@@ -156,37 +216,21 @@ impl GatewayState {
         new
     }
 
-    /// Returns the checks that flows still need after one is done: another policy may be in force since, which requires
-    /// another of some of them, or none of the one that was checked. Their deadline stays the same.
-    fn remaining_checks(
-        &self,
-        waiting: &mut WaitingFlows,
-        flows: &[u64],
-        deadline: Instant,
-    ) -> impl Iterator<Item = (CheckKey, LiveFlow, Instant)> {
-        let new = self.collect_checks(waiting, |look| self.table.each_of(flows, look));
-        new.into_iter().map(move |(key, flow)| (key, flow, deadline))
-    }
-
-    /// Repeats a check until it has a result, or the deadline has passed.
-    async fn check_until(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> CheckResult {
-        loop {
-            // Always by the current snapshot: it may have been replaced, and require another check.
-            let snapshot = self.snapshot.load_full();
-            let Reevaluation::NeedsCheck(missing) = snapshot.reevaluate(flow, clock::timestamp()) else {
-                return CheckResult::Needless;
-            };
-            let left = deadline.saturating_duration_since(clock::now());
-            let asking = run_check(&snapshot, flow, missing, dialler);
-            if let Ok(Some(found)) = timeout(left, asking).await {
-                return found;
-            }
-            let left = deadline.saturating_duration_since(clock::now());
-            if left.is_zero() {
-                return CheckResult::Wrong(timeout_reason(missing));
-            }
-            sleep(BETWEEN.min(left)).await;
+    /// Makes a check. `None` if it has no result and the deadline has not passed: it is to be repeated.
+    async fn check_once(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> Option<CheckResult> {
+        // Always by the current snapshot: it may have been replaced, and require another check.
+        let snapshot = self.snapshot.load_full();
+        let Reevaluation::NeedsCheck(missing) = snapshot.reevaluate(flow, clock::timestamp()) else {
+            return Some(CheckResult::Needless);
+        };
+        let left = deadline.saturating_duration_since(clock::now());
+        if !left.is_zero()
+            && let Ok(Some(found)) =
+                timeout(left.min(LONGEST), run_check(&snapshot, flow, missing, dialler)).await
+        {
+            return Some(found);
         }
+        (clock::now() >= deadline).then_some(CheckResult::Wrong(timeout_reason(missing)))
     }
 
     /// Revokes the flows, except those that the policy now in force allows without the check.
