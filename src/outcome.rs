@@ -236,7 +236,7 @@ outcomes! {
         => "The client uses an IP address, an empty label or a forbidden character as a name. Allow the address by CIDR if it is meant.";
     NoHostname = "no_hostname", Policy, Denied: "The client sent no SNI or Host, or speaks neither TLS nor HTTP, and no CIDR rule allows the address."
         => "Have the client send a name, or allow the destination by CIDR.";
-    UnknownProtocol = "unknown_protocol", Policy, Denied: "The client speaks neither TLS nor HTTP as far as Egret can tell, and a deny rule by name covers address and port: what it asks for may be what the rule denies."
+    UnknownProtocol = "unknown_protocol", Policy, Denied: "The client speaks neither TLS nor HTTP as far as Egret can tell, and a deny rule by name covers address and port, or the tenant's `ech` is `\"deny\"`: what it asks for may be what is denied."
         => "If the protocol is meant to pass, set `other_protocols = \"allow\"` on the allow rule (or `inspect = \"none\"`, which lets TLS and HTTP through unjudged as well), or give the deny rule `ports`. Otherwise something tries to slip by: capture the first packets.";
     DeniedByRule = "denied_by_rule", Policy, Denied: "A deny rule names this destination."
         => "`egret explain` names the rule.";

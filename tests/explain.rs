@@ -212,7 +212,7 @@ fn other_protocol_is_judged_without_name() {
                 [[tenant.allow]]\nname = \"net\"\ncidrs = [\"198.51.100.0/24\"]\n\
                 [[tenant.deny]]\nname = \"bad\"\nhosts = [\"bad.example\"]\n";
     for (key, code, finding) in [
-        ("", 1, "net   allows TLS and HTTP alone, for a deny rule goes by name here"),
+        ("", 1, "net   allows TLS and HTTP alone, for a deny rule goes by name here, or `ech` is \"deny\""),
         ("other_protocols = \"allow\"\n", 0, "net   covers the flow and decides"),
     ] {
         let rule = rule.replace("[[tenant.deny]]", &format!("{key}[[tenant.deny]]"));

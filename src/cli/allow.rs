@@ -20,8 +20,8 @@ use std::process::ExitCode;
 /// Default name of the file of policy tests, beside the configuration.
 const TESTS: &str = "policy-tests.toml";
 
-/// The key that lets other protocols pass beside a deny rule by name, with its reason.
-const OTHER_PROTOCOLS: &str = "# A deny rule goes by name here: with this key, what is neither TLS nor HTTP passes all the same.\n\
+/// The key that lets other protocols pass beside a deny rule by name or `ech = "deny"`, with its reason.
+const OTHER_PROTOCOLS: &str = "# A deny rule goes by name here, or `ech` is \"deny\": with this key, what is neither TLS nor HTTP passes all the same.\n\
                                other_protocols = \"allow\"\n";
 
 /// Arguments of `egret allow`.

@@ -1,11 +1,11 @@
-//! Warnings for allow rules by address that permit TLS and HTTP alone, because a deny rule matches names, unless the
-//! rule itself sets how other protocols are treated.
+//! Warnings for allow rules by address that permit TLS and HTTP alone, because a deny rule matches names or the tenant
+//! denies encrypted hellos, unless the rule itself sets how other protocols are treated.
 
 use super::SteeringPorts;
 use super::diagnostic::Diagnostics;
 use super::tenants::TenantDraft;
 use crate::addr::PortRange;
-use crate::policy::{RuleEffect, RuleSpec};
+use crate::policy::{EchPolicy, RuleEffect, RuleSpec};
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
@@ -20,9 +20,16 @@ pub(super) fn check(tenant: &TenantDraft, steered: &SteeringPorts, out: &mut Dia
     for (deny, at) in rules().filter(|(rule, _)| rule.effect == RuleEffect::Deny && !rule.hosts.is_empty()) {
         places.entry((&deny.cidrs[..], &deny.ports[..])).or_insert((deny, at.rule));
     }
+    let everywhere = RuleSpec::new("", RuleEffect::Deny);
     for (rule, at) in rules() {
         let asks = rule.effect == RuleEffect::Allow && rule.hosts.is_empty() && !rule.uninspected;
         if !asks || at.says_protocols {
+            continue;
+        }
+        if tenant.spec.ech == EchPolicy::Deny && meet(rule, &everywhere, steered) {
+            let message = "this rule lets out TLS and HTTP alone where `ech` is \"deny\": other protocols end as `unknown_protocol`";
+            let help = "set `other_protocols` to \"allow\" to let them pass, or to \"auto\" if this is meant";
+            out.warning(at.rule, message, help);
             continue;
         }
         let meeting = places.values().filter(|(deny, _)| meet(rule, deny, steered));

@@ -37,7 +37,8 @@ relative path starts at the folder of the *main* file, also where a file of `pol
   anybody, such as `*.github.io`, is a warning.
 - An allow rule with `inspect = "none"` lets flows through before the client has said anything: deny rules that go by
   **name** cannot stop them, deny rules that go by address and port do.
-- Where a deny rule goes by **name**, other allow rules by address let out TLS and HTTP alone, unless they have `other_protocols = "allow"`.
+- Where a deny rule goes by **name**, or `ech` is `"deny"`, other allow rules by address let out TLS and HTTP alone, unless they have
+  `other_protocols = "allow"`.
 - Names are compared in one form: lower case, without a trailing dot. International names may be written in their own script or in ASCII (`bücher.example` is `xn--bcher-kva.example`); logs show the latter.
 - A rule without `cidrs` does not reach private addresses, unless `[policy] private_destinations` says so.
 

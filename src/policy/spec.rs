@@ -56,8 +56,8 @@ pub struct RuleSpec {
     pub uninspected: bool,
     /// `http = "first-request"`: after a request that it allows, others of the same connection are not judged.
     pub first_request_only: bool,
-    /// `other_protocols = "allow"`: protocols other than TLS and HTTP pass even where a deny rule matches by name. Only
-    /// without `hosts`.
+    /// `other_protocols = "allow"`: protocols other than TLS and HTTP pass even where a deny rule matches by name or
+    /// encrypted hellos are denied. Only without `hosts`.
     pub other_protocols: bool,
     /// Choice of the address to dial. Other than `Original` only with `hosts`.
     pub destination: DestinationRule,

@@ -30,7 +30,6 @@ pub struct TenantRules {
     pub pool: Arc<str>,
     /// Enforce or monitor mode. Rules are evaluated without it: it only applies to a denial.
     pub mode: TenantMode,
-    ech: EchPolicy,
     rules: RankedRules,
 }
 
@@ -38,6 +37,7 @@ pub struct TenantRules {
 /// rules that cover a flow is the one that decides.
 #[derive(Debug)]
 struct RankedRules {
+    ech: EchPolicy,
     ranked: Box<[CompiledRule]>,
     /// Ranks below are deny rules; `denies <= ranked.len()`.
     denies: u32,
@@ -115,11 +115,11 @@ impl TenantRules {
         reach: &Arc<NameReach>,
         places: &mut RuleScopes<'s>,
     ) -> Result<Self, CompileError> {
-        let rules = RankedRules::compile(&spec.rules, reach, places)
+        let rules = RankedRules::compile(spec, reach, places)
             .map_err(|CountOverflow| CompileError::TooLarge { tenant: spec.name.clone() })?;
-        let TenantSpec { name, pool, mode, ech, .. } = spec;
+        let TenantSpec { name, pool, mode, .. } = spec;
         let (name, pool) = (name.clone(), pool.clone());
-        Ok(Self { name, index, pool, mode: *mode, ech: *ech, rules })
+        Ok(Self { name, index, pool, mode: *mode, rules })
     }
 
     /// Permits a flow without inspection. `Some` only if an uninspected allow rule covers the destination and no deny
@@ -146,9 +146,9 @@ impl TenantRules {
     /// - An invalid hostname, where a deny rule with hosts covers address and port: `InvalidHostname`, because the rule
     ///   might be meant for it. An absent name is not invalid: it is not denied by name.
     /// - An allow rule covers it: permitted. Without hosts, a rule covers any name.
-    /// - A protocol in which no name is read, where a deny rule with hosts covers address and port: only a rule that
-    ///   allows other protocols covers it, as it may be TLS or HTTP to its server. If only another would:
-    ///   `UnknownProtocol`.
+    /// - A protocol in which no name is read, where a deny rule with hosts covers address and port, or the tenant's
+    ///   [`EchPolicy`] is to deny: only a rule that allows other protocols covers it, as it may be TLS or HTTP to its
+    ///   server. If only another would: `UnknownProtocol`.
     /// - An allow rule with hosts and without networks covers public addresses that are not the operator's own; private
     ///   ones too under [`PrivateDestinations::Allow`](super::PrivateDestinations::Allow); loopback, link-local,
     ///   metadata, multicast and the like never. If only such a rule would cover the flow: `DestinationPrivate`.
@@ -160,7 +160,7 @@ impl TenantRules {
         ech: bool,
         to: OriginalDestination,
     ) -> Result<Permit, Denial> {
-        if ech && self.ech == EchPolicy::Deny {
+        if ech && self.rules.ech == EchPolicy::Deny {
             return Err(Denial { outcome: Outcome::EchDenied, rule: None });
         }
         let rules = &self.rules;
@@ -230,7 +230,7 @@ struct MatchedRules {
     private: Option<u32>,
     /// Would cover it if its protocol were not unknown.
     unread: Option<u32>,
-    /// True if its protocol is unknown, and a deny rule could be meant for it.
+    /// True if its protocol is unknown, and a deny rule or [`EchPolicy::Deny`] could be meant for it.
     needs_name: bool,
 }
 
@@ -240,10 +240,11 @@ fn keep_least(least: &mut Option<u32>, rank: u32) {
 
 impl RankedRules {
     fn compile<'s>(
-        specs: &'s [RuleSpec],
+        tenant: &'s TenantSpec,
         reach: &Arc<NameReach>,
         places: &mut RuleScopes<'s>,
     ) -> Result<Self, CountOverflow> {
+        let specs = &tenant.rules;
         let of = |effect| specs.iter().filter(move |rule| rule.effect == effect);
         let denies = u32::try_from(of(RuleEffect::Deny).count()).map_err(|_| CountOverflow)?;
         let mut ranked = Vec::with_capacity(specs.len());
@@ -297,7 +298,8 @@ impl RankedRules {
         });
         let ranked = ranked.into();
         let reach = Arc::clone(reach);
-        Ok(Self { ranked, denies, reach, chains, by_name, by_address, named_allow, named_deny })
+        let ech = tenant.ech;
+        Ok(Self { ech, ranked, denies, reach, chains, by_name, by_address, named_allow, named_deny })
     }
 
     fn find(&self, asked: &AskedName, to: OriginalDestination) -> MatchedRules {
@@ -311,9 +313,9 @@ impl RankedRules {
         found
     }
 
-    /// True if a deny rule needs a name that cannot be read.
+    /// True if a deny rule needs a name that cannot be read, or the tenant denies encrypted hellos and this may be one.
     fn needs_name(&self, asked: &AskedName, to: OriginalDestination) -> bool {
-        *asked == AskedName::Unread && any_covers(&self.named_deny, to)
+        *asked == AskedName::Unread && (self.ech == EchPolicy::Deny || any_covers(&self.named_deny, to))
     }
 
     /// Considers a rule that covers the flow except perhaps for its address and port.

@@ -200,6 +200,32 @@ fn other_protocols_need_key_beside_name_denials() {
 }
 
 #[test]
+fn other_protocols_need_key_where_ech_is_denied() {
+    let any_protocol = RuleSpec { other_protocols: true, ..allow("any", &[], &["198.51.100.0/24"], &[]) };
+    let rules = vec![
+        allow("net", &[], &["192.0.2.0/24"], &[]),
+        any_protocol,
+        uninspected("raw", &["203.0.113.0/24"], &[]),
+        allow("name", &["a.example"], &[], &[]),
+    ];
+    let spec = TenantSpec { ech: EchPolicy::Deny, ..tenant_spec("acme", &["10.0.0.0/8"], rules) };
+    let policy = Policy::compile(&[spec], PrivateDestinations::ByCidr).unwrap();
+    let tenant = &policy.tenants()[0];
+    check(
+        tenant,
+        &[
+            ("?", "192.0.2.1:22", "unknown_protocol net"),
+            ("?", "198.51.100.1:22", "any"),
+            ("?", "203.0.113.1:22", "raw"),
+            ("?", "8.8.8.8:22", "no_hostname"),
+            ("-", "192.0.2.1:443", "net"),
+            ("a.example", "192.0.2.1:443", "net"),
+        ],
+    );
+    assert!(tenant.decide_unseen(to("203.0.113.1:22")).is_some());
+}
+
+#[test]
 fn name_rules_reach_only_public_addresses() {
     let rules = vec![
         allow("name", &["a.example"], &[], &[(443, 443)]),

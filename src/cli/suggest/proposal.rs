@@ -75,7 +75,8 @@ pub(super) struct Wildcard {
 #[derive(Debug, Serialize)]
 pub(super) struct AddressRule {
     pub(super) port: u16,
-    /// True if it needs `other_protocols = "allow"`: its flows are neither TLS nor HTTP, and a deny rule goes by name.
+    /// True if it needs `other_protocols = "allow"`: its flows are neither TLS nor HTTP, and a deny rule goes by name, or
+    /// encrypted hellos are denied.
     pub(super) other_protocols: bool,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) flows: u64,

@@ -143,7 +143,7 @@ fn write_by_address(text: &mut String, proposal: &Proposal) {
             addresses.join(", "),
             rule.port,
             if rule.other_protocols {
-                "\n# other_protocols = \"allow\"  # because a deny rule goes by name"
+                "\n# other_protocols = \"allow\"  # because a deny rule goes by name, or `ech` is \"deny\""
             } else {
                 ""
             }

@@ -3,6 +3,7 @@
 use super::{findings_below, loaded};
 
 const NET: &str = "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\n";
+const TENANT: &str = "[[tenant]]\nname = \"u\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n";
 const DENY: &str = "[[tenant.deny]]\nhosts = [\"b.example\"]\n";
 
 #[test]
@@ -25,6 +26,23 @@ fn rules_beside_name_denials_are_warned() {
         let found = findings_below(&text);
         let said =
             |line: &String| line.contains("lets out TLS and HTTP alone where the deny rule at egret.toml:");
+        assert_eq!((found.len(), found.iter().any(said)), (usize::from(told), told), "{text}{found:#?}");
+    }
+}
+
+#[test]
+fn rules_where_ech_is_denied_are_warned() {
+    for (text, told) in [
+        (format!("[policy]\nech = \"deny\"\n{TENANT}{NET}"), true),
+        (format!("{TENANT}ech = \"deny\"\n{NET}"), true),
+        (format!("{TENANT}ech = \"deny\"\n{NET}{DENY}"), true),
+        (format!("{TENANT}ech = \"deny\"\n{NET}other_protocols = \"auto\"\n"), false),
+        (format!("{TENANT}ech = \"deny\"\n{NET}inspect = \"none\"\nports = [5432]\n"), false),
+        (format!("{TENANT}ech = \"deny\"\n{NET}ports = [80, 443]\n"), false),
+        (format!("[policy]\nech = \"deny\"\n{TENANT}ech = \"outer\"\n{NET}"), false),
+    ] {
+        let found = findings_below(&text);
+        let said = |line: &String| line.contains("lets out TLS and HTTP alone where `ech` is \"deny\"");
         assert_eq!((found.len(), found.iter().any(said)), (usize::from(told), told), "{text}{found:#?}");
     }
 }

@@ -48,7 +48,8 @@ pub enum MatchFinding {
     /// It denies by name, and the client sent no valid hostname, or speaks a protocol in which none is read: the rule
     /// might be meant for this flow.
     CannotBeJudged,
-    /// It allows only TLS and HTTP, because a deny rule matches by name here, and this is neither.
+    /// It allows only TLS and HTTP, because a deny rule matches by name here or encrypted hellos are denied, and this is
+    /// neither.
     OtherProtocol,
     /// None of its hosts is the name asked for.
     OtherHostname,
@@ -87,7 +88,9 @@ impl MatchFinding {
             Self::NoHostname => "goes by name, and there is none",
             Self::InvalidHostname => "goes by name, and this is no hostname",
             Self::CannotBeJudged => "denies by name, and no hostname can be read: it might be meant",
-            Self::OtherProtocol => "allows TLS and HTTP alone, for a deny rule goes by name here",
+            Self::OtherProtocol => {
+                "allows TLS and HTTP alone, for a deny rule goes by name here, or `ech` is \"deny\""
+            }
             Self::OtherHostname => "no: another hostname",
             Self::OtherAddress => "no: another address",
             Self::OtherPort => "no: another port",

@@ -19,7 +19,8 @@ pub(super) fn explain(
 ) -> Explanation {
     let rules = &tenant.rules;
     let mut found: Vec<MatchFinding> = rules.iter().map(|rule| examine(rule, reach, asked, to)).collect();
-    let meant = rules.iter().zip(&found).any(|(_, &finding)| finding == MatchFinding::CannotBeJudged);
+    let mut meant = rules.iter().zip(&found).any(|(_, &finding)| finding == MatchFinding::CannotBeJudged);
+    meant |= tenant.ech == EchPolicy::Deny;
     if *asked == AskedName::Unread && meant {
         for (rule, finding) in rules.iter().zip(&mut found) {
             let passes = rule.uninspected || rule.other_protocols;
