@@ -102,10 +102,11 @@ fn http2_upgrade_never_reaches_the_server(family: Family) {
 
 fn held_bytes_wait_for_possible_answer() {
     let lab = Lab::new();
-    let config = Config { gateway: "half_open_timeout = \"1s\"".into(), ..Config::default() };
+    let mut config = Config { gateway: "half_open_timeout = \"1s\"".into(), ..Config::default() };
     let gateway = lab.start_gateway(&config);
     let server = lab.listen(Host::Named, Family::V4, 80);
-    let upgrade = "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n";
+    let upgrade =
+        "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     let upgraded = |second: &str| {
         let (client, mut upstream) = opened(&lab, &server, &format!("{FIRST}{upgrade}{second}"));
         expect(&upstream, &format!("{FIRST}{upgrade}"));
@@ -134,4 +135,14 @@ fn held_bytes_wait_for_possible_answer() {
     drop(client);
     assert_eq!(expect_reset(&upstream), b"");
     gateway.expect_outcome(local, "half_open_timeout");
+    // The server only says that it has not answered yet.
+    drop(gateway);
+    config.inspect = "deadline = \"100ms\"".into();
+    let gateway = lab.start_gateway(&config);
+    let (client, mut upstream) = upgraded(FIRST);
+    upstream.write_all(b"HTTP/1.1 102 Processing\r\n\r\n").unwrap();
+    expect(&client, "HTTP/1.1 102 Processing\r\n\r\n");
+    assert_eq!(expect_reset(&client), b"");
+    assert_eq!(expect_reset(&upstream), b"");
+    expect_record(&gateway, client.local_addr().unwrap(), "inspect_timeout", 2);
 }

@@ -81,7 +81,8 @@ pub(super) enum ForwardableBytes {
 }
 
 impl<G: Guard> Guarded<G> {
-    /// Bytes that cannot be judged without more have `patience` to be completed.
+    /// Bytes that cannot be judged without more have `patience` to be completed, or for the server to say what they wait
+    /// for.
     pub fn new(guard: G, patience: Duration) -> Self {
         Self { guard, kept: Vec::new(), next: NextStep::Read, patience, late: None }
     }
@@ -160,7 +161,7 @@ impl<G: Guard> Guarded<G> {
             let rest = if self.is_stopped() { Vec::new() } else { rest };
             ForwardableBytes::Kept(std::mem::replace(&mut self.kept, rest).into())
         };
-        if passage.bytes > 0 || self.kept.is_empty() || self.next != NextStep::Read {
+        if passage.bytes > 0 || self.kept.is_empty() || self.is_stopped() {
             self.late = None;
         }
         passing
@@ -177,7 +178,7 @@ impl<G: Guard> Guarded<G> {
             {
                 return Some(bytes);
             }
-            if self.kept.is_empty() || self.is_closed() {
+            if self.kept.is_empty() || self.is_stopped() {
                 return None;
             }
         }

@@ -9,7 +9,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const TICK: Duration = Duration::from_millis(1);
 
 /// Lets whole lines pass, each a request. `body N`: so many bytes after it pass unseen; `ask`: no more until the server
-/// has sent something; `switch`: then all that follows; `over`: all that follows; `stop`: nothing, nor the line
+/// has sent something other than `not yet`; `switch`: then all that follows; `over`: all that follows; `stop`: nothing, nor the line
 /// itself.
 struct ScriptedGuard {
     body: u64,
@@ -79,8 +79,8 @@ impl Guard for ScriptedGuard {
 
     fn observe_server(&mut self, bytes: &[u8]) {
         self.heard += bytes.len();
-        self.waits = false;
-        self.over |= self.switches;
+        self.waits &= bytes == b"not yet";
+        self.over |= self.switches && !self.waits;
     }
 
     fn server_finished(&mut self, _: u64) {
@@ -210,6 +210,41 @@ fn line_deadline_covers_held_remainder() {
         assert!(!poll());
         event_loop.advance(PATIENCE);
         assert!(poll(), "the rest of the line never came");
+    })
+    .unwrap();
+}
+
+/// However often the server speaks meanwhile.
+#[test]
+fn waiting_bytes_have_a_deadline() {
+    EventLoop::run_fast(async |event_loop| {
+        for (cut_off, passes) in [(NextStep::Stop, None), (NextStep::Read, Some(&b"line\n"[..]))] {
+            let mut guarded = Guarded::new(ScriptedGuard { cut_off, ..ScriptedGuard::default() }, PATIENCE);
+            assert_eq!(look(&mut guarded, b"ask\nline\n"), b"ask\n");
+            let mut poll = || {
+                guarded.look(Side::Upstream, &mut b"not yet".to_vec());
+                guarded.poll_kept(&mut Context::from_waker(Waker::noop()))
+            };
+            for step in [PATIENCE / 2, (PATIENCE / 2).checked_sub(TICK).unwrap(), TICK] {
+                assert_eq!(poll(), None);
+                event_loop.advance(step);
+            }
+            assert_eq!(poll().as_deref(), passes);
+            assert_eq!(guarded.is_stopped(), passes.is_none());
+            assert_eq!(guarded.finish().as_deref(), Some(&b""[..]), "nothing is kept any more");
+        }
+        // Each byte that passes shows that the server goes on.
+        let mut guarded = Guarded::new(ScriptedGuard::default(), PATIENCE);
+        look(&mut guarded, b"ask\nask\nline\n");
+        let mut poll = || guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(poll(), None);
+        event_loop.advance(PATIENCE.checked_sub(TICK).unwrap());
+        guarded.look(Side::Upstream, &mut b"go on".to_vec());
+        let mut poll = || guarded.poll_kept(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(poll().as_deref(), Some(&b"ask\n"[..]));
+        assert_eq!(poll(), None);
+        event_loop.advance(TICK);
+        assert_eq!((poll(), guarded.is_stopped()), (None, false));
     })
     .unwrap();
 }
