@@ -200,6 +200,7 @@ fn monitor_passes_and_records_later_requests() {
     for (second, outcome, name) in [
         (EVIL, "not_allowed", Value::from("denied.example.org")),
         ("no request\r\n\r\n", "malformed_http", Value::Null),
+        (&*FIRST.replace("\r\n\r\n", "\r\nUpgrade: x\r\n\r\n"), "malformed_http", Value::Null),
         (&EVIL[..20], "malformed_http", Value::Null),
     ] {
         let (client, upstream) = opened(&lab, &server, &format!("{FIRST}{second}"));

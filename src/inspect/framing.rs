@@ -22,6 +22,9 @@ type FramingResult<T, E = &'static str> = Result<T, E>;
 pub(super) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> FramingResult<Body> {
     let mut declared = Declared::Nothing;
     for header in headers {
+        if resembles(header.name) {
+            return Err("a header that some servers take for one about the body");
+        }
         declared = declared.and(header.name.as_bytes(), header.value)?;
     }
     let body = match declared {
@@ -80,6 +83,12 @@ const TRANSFER_ENCODING: &str = "transfer-encoding";
 /// True if a field declares framing.
 pub(super) fn declares(name: &[u8]) -> bool {
     [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+}
+
+/// True if servers that pass fields on as variables (RFC 3875 §4.1.18) take a field for one that declares framing,
+/// and others do not.
+fn resembles(name: &str) -> bool {
+    name.contains('_') && declares(name.replace('_', "-").as_bytes())
 }
 
 impl Declared {

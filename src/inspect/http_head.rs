@@ -3,6 +3,7 @@
 use super::authority::Authority;
 use super::framing::{self, Body};
 use super::protocol_detect::is_token;
+use super::upgrade::Upgrade;
 use super::{Inspected, Malformed, ParseProgress, Protocol};
 use crate::hostname::AskedName;
 use httparse::Header;
@@ -21,7 +22,7 @@ pub(super) fn inspect(bytes: &[u8], max: usize) -> ParseProgress {
     match read(bytes) {
         Ok(Some(request)) => ParseProgress::Done(Inspected {
             name: request.name,
-            unframed: request.body.err(),
+            unframed: request.body.err().or(request.upgrade.err()),
             ..Inspected::nothing(Protocol::Http)
         }),
         // A single byte can complete or invalidate the head.
@@ -39,20 +40,11 @@ pub(super) struct Request {
     pub(super) body: HeadResult<Body>,
     /// True if the method is HEAD, whose response has no body whatever its headers declare.
     pub(super) by_head: bool,
-    pub(super) upgrade: Upgrade,
+    /// Upgrade offered, or why the offer is refused.
+    pub(super) upgrade: HeadResult<Upgrade>,
     /// True if the connection ends with its response (RFC 9112 §9.3): it says `Connection: close`, or is HTTP/1.0 without
     /// `keep-alive`.
     pub(super) is_last: bool,
-}
-
-/// Kind of protocol that a client offers to upgrade to (RFC 9110 §7.8).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Upgrade {
-    No,
-    /// Another version of HTTP, or TLS (RFC 2817), where later names could not be judged. Clients do not depend on such
-    /// an offer.
-    Unjudged,
-    Other,
 }
 
 /// Parses a head; `None` until it is complete. The request line is judged as soon as it is complete, so that a client
@@ -75,7 +67,7 @@ pub(super) fn read(bytes: &[u8]) -> HeadResult<Option<Request>> {
     };
     let body = framing::of_request(line.method, line.minor, headers);
     let is_last = has_option(headers, "close") || (line.minor == 0 && !has_option(headers, "keep-alive"));
-    Ok(Some(Request { name, body, by_head: line.method == "HEAD", upgrade: upgrade(headers), is_last }))
+    Ok(Some(Request { name, body, by_head: line.method == "HEAD", upgrade: Upgrade::of(headers), is_last }))
 }
 
 /// Splits off the first line with its CRLF. A lone LF is an error: RFC 9112 §2.2 lets a server accept it as a line end,
@@ -184,48 +176,4 @@ fn has_option(headers: &[Header<'_>], option: &str) -> bool {
     options.any(|header| {
         header.value.split(|&b| b == b',').any(|one| one.trim_ascii().eq_ignore_ascii_case(option.as_bytes()))
     })
-}
-
-/// Returns the kind of upgrade offered; a server may accept any of several protocols, so one `Unjudged` is enough.
-fn upgrade(headers: &[Header<'_>]) -> Upgrade {
-    let mut upgrade = Upgrade::No;
-    for header in headers.iter().filter(|header| header.name.eq_ignore_ascii_case("upgrade")) {
-        let unjudged = |protocol: &[u8]| {
-            ["h2", "http/", "tls/"].iter().any(|start| {
-                protocol.get(..start.len()).is_some_and(|word| word.eq_ignore_ascii_case(start.as_bytes()))
-            })
-        };
-        if header.value.split(|&b| b == b',').map(<[u8]>::trim_ascii).any(unjudged) {
-            return Upgrade::Unjudged;
-        }
-        upgrade = Upgrade::Other;
-    }
-    upgrade
-}
-
-/// Header fields that offer an upgrade (RFC 9110 §7.8, RFC 7540 §3.2.1), with meaningless names of the same length.
-const OFFERS: [(&[u8], &[u8]); 2] = [(b"upgrade", b"Ignored"), (b"http2-settings", b"Ignored-Header")];
-
-/// Renames the upgrade fields of a complete head, also where `Connection` lists them: a server then ignores them, and a
-/// proxy removes them.
-pub(super) fn withhold_upgrade(head: &mut [u8]) {
-    for line in head.split_mut(|&b| b == b'\n').skip(1) {
-        let Some(colon) = line.iter().position(|&b| b == b':') else { continue };
-        let (name, value) = line.split_at_mut(colon);
-        if name.eq_ignore_ascii_case(b"connection") {
-            for option in value[1..].split_mut(|&b| b == b',') {
-                let start = option.len() - option.trim_ascii_start().len();
-                let length = option.trim_ascii().len();
-                rename(&mut option[start..start + length]);
-            }
-        } else {
-            rename(name);
-        }
-    }
-}
-
-fn rename(name: &mut [u8]) {
-    if let Some((_, other)) = OFFERS.iter().find(|(offer, _)| name.eq_ignore_ascii_case(offer)) {
-        name.copy_from_slice(other);
-    }
 }

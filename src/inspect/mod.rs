@@ -15,6 +15,7 @@ mod protocol_detect;
 mod records;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 mod verdict;
 
 pub use follow::{Changed, Hellos, HttpExchange, Remainder, Then};

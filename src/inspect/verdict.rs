@@ -44,7 +44,7 @@ pub struct Inspected {
     pub ech: bool,
     /// TLS: length of the hello with its record headers.
     pub length: usize,
-    /// HTTP: why the end of the request is ambiguous, if it is.
+    /// HTTP: why what follows the request head could not be judged, if so: an ambiguous end, or an upgrade.
     pub unframed: Option<&'static str>,
 }
 

@@ -4,7 +4,7 @@ use super::answers::{PendingRequest, RequestReadiness, ResponseParser};
 use super::requests::{ParseStep, RequestParser, malformed};
 use super::{Remainder, Then};
 use crate::hostname::AskedName;
-use crate::inspect::http_head::{self, Upgrade};
+use crate::inspect::upgrade::{self, Upgrade};
 
 /// Follows requests and responses from the first byte of a connection.
 ///
@@ -99,13 +99,14 @@ impl HttpExchange {
             ParseStep::Passes(n) => Ok(n),
             ParseStep::NeedMore => Ok(0),
             ParseStep::Head(request, length) => {
-                let body = request.body.map_err(|why| Then::Unclear(malformed(why)))?;
+                let unclear = |why| Then::Unclear(malformed(why));
+                let (body, upgrade) = (request.body.map_err(unclear)?, request.upgrade.map_err(unclear)?);
                 permit(&request.name).map_err(Then::Denied)?;
                 self.requests.begin(body);
-                if request.upgrade == Upgrade::Unjudged {
-                    http_head::withhold_upgrade(&mut bytes[..length]);
+                if upgrade == Upgrade::Unjudged {
+                    upgrade::withhold(&mut bytes[..length]);
                 }
-                let upgrade = request.upgrade == Upgrade::Other;
+                let upgrade = upgrade == Upgrade::WebSocket;
                 let start = self.passed;
                 let (by_head, is_last) = (request.by_head, request.is_last);
                 self.answers.expect(PendingRequest { by_head, start, upgrade, is_last });

@@ -68,8 +68,10 @@ pub(super) fn check(section: &[u8]) -> Result<(), &'static str> {
         if is_forbidden(field.name) {
             return Err("a trailer that belongs into the head");
         }
-        // `Name: http://host/ HTTP/1.1`, to a server that accepts any word as a method.
-        let last = field.value.trim_ascii().rsplit(u8::is_ascii_whitespace).next().unwrap_or_default();
+        // `Name: http://host/ HTTP/1.1`, to a server that accepts any word as a method. Servers also split a line at white
+        // space outside ASCII, in Latin-1 or UTF-8.
+        let mut words = field.value.rsplit(|byte| !byte.is_ascii_graphic());
+        let last = words.find(|word| !word.is_empty()).unwrap_or_default();
         if last.first_chunk::<5>().is_some_and(|start| start.eq_ignore_ascii_case(b"HTTP/")) {
             return Err("a trailer that ends like a request line");
         }
@@ -138,9 +140,20 @@ mod tests {
 
     #[test]
     fn trailers_never_resemble_request_lines() {
-        for value in ["/evil HTTP/1.1", "http://evil.example/ http/1.0 \t", "/\tHTTP/1.1", "HTTP/1.1"] {
-            let section = format!("GET: {value}\r\n\r\n");
-            assert_eq!(check(section.as_bytes()), Err("a trailer that ends like a request line"), "{value}");
+        for value in [
+            &b"/evil HTTP/1.1"[..],
+            b"http://evil.example/ http/1.0 \t",
+            b"/\tHTTP/1.1",
+            b"HTTP/1.1",
+            b"\xa0http://evil.example/\xa0HTTP/1.1",
+            b"/evil HTTP/1.1\x85\xa0",
+            b"/evil\x85HTTP/1.1 \xa0\t",
+            "/evil\u{2003}HTTP/1.1\u{3000}".as_bytes(),
+            "/evil\u{a0}HTTP/1.1".as_bytes(),
+        ] {
+            let section = [b"GET:", value, b"\r\n\r\n"].concat();
+            let found = check(&section);
+            assert_eq!(found, Err("a trailer that ends like a request line"), "{}", value.escape_ascii());
         }
     }
 }

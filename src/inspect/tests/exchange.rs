@@ -87,9 +87,9 @@ fn bytes_beyond_head_bound_are_ignored() {
 fn held_bytes_are_judged_at_server_eof() {
     let many = GET.repeat(200);
     for (first, answered) in [
-        (upgrade_to("x"), "HTTP/1.0 200 OK\r\n\r\nuntil the end"),
-        (format!("{GET}{}", upgrade_to("x")), OK),
-        (upgrade_to("x"), "HTTP/1.1 2"),
+        (upgrade_to("websocket"), "HTTP/1.0 200 OK\r\n\r\nuntil the end"),
+        (format!("{GET}{}", upgrade_to("websocket")), OK),
+        (upgrade_to("websocket"), "HTTP/1.1 2"),
         (many, ""),
     ] {
         for (second, stops) in [(GET, false), (EVIL, true)] {
@@ -108,7 +108,7 @@ fn held_bytes_are_judged_at_server_eof() {
         }
     }
     let mut exchange = HttpExchange::new(MAX);
-    let _ = exchange.client(&mut upgrade_to("x").into_bytes(), |_| Ok::<(), ()>(()));
+    let _ = exchange.client(&mut upgrade_to("websocket").into_bytes(), |_| Ok::<(), ()>(()));
     exchange.server(SWITCH.as_bytes());
     exchange.server_finished(u64::MAX);
     assert_eq!(exchange.free_up(), u64::MAX, "what was taken is taken");
@@ -215,6 +215,8 @@ fn ambiguous_framing_is_malformed() {
         (post("Transfer-Encoding: identity", ""), "not `chunked` alone"),
         (post("Transfer-Encoding:", ""), "not `chunked` alone"),
         (post("Transfer-Encoding: \u{85}chunked", "0\r\n\r\n"), "not `chunked` alone"),
+        (post("Transfer_Encoding: chunked\r\nContent-Length: 5", "0\r\n\r\n"), "take for one about the body"),
+        (post("Transfer-Encoding: chunked\r\ncontent_length: 5", "0\r\n\r\n"), "take for one about the body"),
         (post("Transfer-Encoding: chunked\r\nTransfer-Encoding: x", ""), "more than one Transfer-Encoding"),
         (post("Transfer-Encoding : chunked", ""), "not `name: value`"),
         (post("Transfer-Encoding:\r\n chunked", ""), "folded"),
@@ -262,6 +264,7 @@ fn malformed_chunk_ends_the_flow() {
         ("0;a\r\nHost: a.example\r\n\r\n", 5, "belongs into the head"),
         ("0\r\nA: b\r\nContent_Length: 3\r\n\r\n", 3, "belongs into the head"),
         ("0\r\nGET /evil HTTP/1.1\r\nHost: evil.example\r\n\r\n", 3, "not `name: value`"),
+        ("0\r\nGET:\u{a0}http://evil.example/\u{a0}HTTP/1.1\r\n\r\n", 3, "ends like a request line"),
         ("0\r\nGET: http://evil.example/ HTTP/1.1\r\n\r\n", 3, "ends like a request line"),
     ] {
         let request = post("Transfer-Encoding: chunked", chunks);
@@ -328,7 +331,8 @@ prop_compose! {
         framing in prop::sample::select(vec![
             "", "Content-Length: 5\r\n", "Content-Length: 0\r\n", "Transfer-Encoding: chunked\r\n",
             "Transfer-Encoding: xchunked\r\n", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-            "Content-Length: 4\r\nContent-Length: 5\r\n", "Transfer-Encoding:\r\n chunked\r\n", "Upgrade: x\r\n", "Upgrade: h2c\r\n",
+            "Content-Length: 4\r\nContent-Length: 5\r\n", "Transfer-Encoding:\r\n chunked\r\n", "Upgrade: websocket\r\n", "Upgrade: h2c\r\n",
+            "Upgrade: h 2c\r\n",
             "Expect: 100-continue\r\nContent-Length: 5\r\n",
         ]),
         body in prop::sample::select(vec![

@@ -67,7 +67,7 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let h2c = "GET / HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMA\r\n\r\n";
     let chunked_answer = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n\r\n";
     let length = "PUT / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello";
-    let upgrade = "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: x\r\n\r\n";
+    let upgrade = "GET / HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\n\r\n";
     let evil = "GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n";
     let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let taken = "HTTP/1.1 101 Switching Protocols\r\n\r\n";

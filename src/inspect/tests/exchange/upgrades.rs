@@ -71,6 +71,8 @@ fn http2_and_tls_upgrades_are_blocked() {
         ("Upgrade: HTTP/2.0", "Ignored: HTTP/2.0"),
         ("Upgrade: TLS/1.2, HTTP/1.1", "Ignored: TLS/1.2, HTTP/1.1"),
         ("Upgrade: websocket, h2c", "Ignored: websocket, h2c"),
+        ("Upgrade:", "Ignored:"),
+        ("Upgrade: websocket,", "Ignored: websocket,"),
         ("Upgrade: websocket\r\nUpgrade: h2c", "Ignored: websocket\r\nIgnored: h2c"),
     ] {
         let sent = offered(upgrade, "HTTP2-Settings", "Upgrade,close ,\tHTTP2-SETTINGS");
@@ -80,13 +82,56 @@ fn http2_and_tls_upgrades_are_blocked() {
         assert_eq!(String::from_utf8_lossy(&followed.passed), format!("{passed}{GET}"));
         assert_eq!((followed.then, followed.remainder), (Then::Denied(()), Remainder::Nothing));
     }
-    let sent = offered("Upgrade: websocket", "HTTP2-Settings", "Upgrade");
-    assert_eq!(follow(&[&sent]).passed, sent.as_bytes(), "another offer passes as it is");
+    for websocket in ["Upgrade: websocket", "upgrade:\tWebSocket \t", "Upgrade: websocket, WEBSOCKET"] {
+        let sent = offered(websocket, "HTTP2-Settings", "Upgrade");
+        assert_eq!(follow(&[&sent]).passed, sent.as_bytes(), "{websocket} passes as it is");
+    }
+}
+
+/// Hypercorn strips white space outside ASCII around `h2c`, Netty ignores white space within.
+#[test]
+fn odd_upgrades_are_refused() {
+    let white = [b' ', b'\t', 0x80, 0x85, 0xa0, 0xad, 0xff];
+    let spoilt = (0..=3).flat_map(|at| white.map(|byte| [&b"h2c"[..at], &[byte], &b"h2c"[at..]].concat()));
+    let spoilt = spoilt.filter(|offer| offer.trim_ascii() != b"h2c");
+    let others = [
+        "x",
+        "tcp",
+        "SPDY/3.1",
+        "xh2c",
+        "h2c;q=1",
+        "\"h2c\"",
+        "h2c/",
+        "/h2c",
+        "HTTP/2/0",
+        "websocket h2c",
+        "websocket, x",
+        "h2c, h 2c",
+        "websocket\r\nUpgrade: h\t2c",
+        "\u{a0}websocket",
+        "websocket/13",
+    ];
+    for offer in spoilt.chain(others.iter().map(|offer| offer.as_bytes().to_vec())) {
+        let upgrade = upgrade_to("!").into_bytes();
+        let at = upgrade.iter().position(|&byte| byte == b'!').unwrap();
+        let upgrade = [&upgrade[..at], &offer, &upgrade[at + 1..]].concat();
+        let followed =
+            checks::exchange(&[&[GET.as_bytes(), &upgrade].concat(), OK.as_bytes()], usize::MAX, MAX);
+        assert_eq!(
+            why(&followed),
+            "an upgrade to something other than WebSocket",
+            "{}",
+            offer.escape_ascii()
+        );
+        assert_eq!((followed.passed.as_slice(), followed.remainder), (GET.as_bytes(), Remainder::Answer));
+        let ParseProgress::Done(inspected) = verdict(&upgrade) else { panic!("{}", upgrade.escape_ascii()) };
+        assert!(inspected.unframed.is_some(), "known before anything is dialled");
+    }
 }
 
 #[test]
 fn endless_answer_stops_tracking() {
-    let upgrade = upgrade_to("x");
+    let upgrade = upgrade_to("websocket");
     for endless in [
         "HTTP/1.1 200 OK\r\nA: ".to_owned() + &"a".repeat(4 * MAX),
         "HTTP/1.1 200 ".to_owned() + &"a".repeat(4 * MAX),
