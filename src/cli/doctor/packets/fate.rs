@@ -239,7 +239,8 @@ mod tests {
     fn effect_is_that_of_the_outcome() {
         let why = |outcome| denied(&flow(Some(outcome)), true).or(beyond_gateway(&flow(Some(outcome))));
         assert!(why(Outcome::PortsExhausted).is_some_and(|finding| finding.why.contains("refuses the flow")));
-        assert!(why(Outcome::UpstreamRefused).is_some_and(|finding| finding.why == WHY));
+        assert!(why(Outcome::UpstreamRefused).is_some_and(|finding| finding.why.contains("no connection")));
+        assert!(why(Outcome::ConnectTimeout).is_some_and(|finding| finding.why == WHY));
         assert!(why(Outcome::Drained).is_some_and(|finding| finding.why.contains("is cut")));
     }
 }
