@@ -187,7 +187,7 @@ fn silent_client_is_denied_despite_the_key() {
 
 fn other_protocols_pass_without_denied_names() {
     let lab = Lab::new();
-    let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.3.0/24\"]\npool = \"alpha\"\nech = \"deny\"\n\
+    let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.3.0/24\"]\npool = \"alpha\"\n\
                  [[tenant.allow]]\nname = \"net\"\ncidrs = [\"198.51.100.0/24\"]\n\
                  [[tenant.deny]]\nhosts = [\"bad.example.org\"]\nports = [443]\n";
     let gateway = lab.start_gateway(&Config { more: gamma.into(), ..Config::default() });
