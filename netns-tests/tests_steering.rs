@@ -277,8 +277,8 @@ fn lost_record_leaves_little_trace() {
             let before = traces(&lab.gateway);
             let settings = lab.gateway.shell(untold);
             lab.must_steer("up", &path, rules);
-            fs::remove_file(lab.run.path().join("steering")).unwrap();
-            fs::remove_file(lab.run.path().join("up")).unwrap();
+            fs::remove_file(lab.run.path().join("steering/state")).unwrap();
+            fs::remove_file(lab.run.path().join("steering/up")).unwrap();
             lab.must_steer("status", &path, rules);
             if again {
                 lab.must_steer("up", &path, rules);
@@ -301,13 +301,13 @@ fn guard_spares_steering_without_record() {
     let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
     let path = gateway.config();
     let server = Server::raw(&lab, Family::V4, 7000);
-    fs::remove_file(lab.run.path().join("up")).unwrap();
+    fs::remove_file(lab.run.path().join("steering/up")).unwrap();
     let guard = lab.steer("guard", &path, Rules::Iptables);
     assert!(text(&guard).contains("forwarding is not blocked"), "{}", text(&guard));
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     lab.must_steer("guard", &path, Rules::Iptables);
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
-    fs::remove_file(lab.run.path().join("up")).unwrap();
+    fs::remove_file(lab.run.path().join("steering/up")).unwrap();
     lab.gateway.shell("ip -6 rule flush pref 104");
     lab.must_steer("guard", &path, Rules::Iptables);
     cannot_connect(&lab, server.address());

@@ -24,7 +24,7 @@ crate::trials! {
 
 /// A reload leaves the rules alone, and rules for the new port are reported, until the gateway restarts.
 fn changed_listener_port_awaits_restart() {
-    let both = "systemctl restart egret-steering egret`";
+    let both = "systemctl restart egret-steering egret";
     for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
         let lab = Lab::new();
         let files = Files::new(&Config { gateway: grown(&lab).gateway, ..config(&lab) });
