@@ -72,9 +72,16 @@ doc=$prefix/share/doc/egret
 
 has_systemd() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
+# Prepares the place where a file is written before it gets its name. An older version may have left the folder open to
+# other users: what they have put there would keep its owner.
+clear_place() { # FILE
+    mkdir -p "$root$(dirname "$1")"
+    chmod o-w "$root$(dirname "$1")"
+    rm -rf "$root$1.new"
+}
 # Replaces the file atomically, without writing into a running program.
 place() { # MODE FROM TO
-    mkdir -p "$(dirname "$root$3")"
+    clear_place "$3"
     cp "$2" "$root$3.new"
     chmod "$1" "$root$3.new"
     mv "$root$3.new" "$root$3"
@@ -85,15 +92,17 @@ place_program() {
         place 755 "$binary" "$bin"
         return
     fi
-    mkdir -p "$(dirname "$root$bin")" "$(dirname "$root$debug")"
-    objcopy --only-keep-debug "$binary" "$root$debug"
+    clear_place "$debug"
+    clear_place "$bin"
+    objcopy --only-keep-debug "$binary" "$root$debug.new"
+    chmod 644 "$root$debug.new"
+    mv "$root$debug.new" "$root$debug"
     objcopy --strip-debug --add-gnu-debuglink="$root$debug" "$binary" "$root$bin.new"
-    chmod 644 "$root$debug"
     chmod 755 "$root$bin.new"
     mv "$root$bin.new" "$root$bin"
 }
 place_unit() { # NAME. Puts the paths of this installation into it
-    mkdir -p "$root$units"
+    clear_place "$units/$1"
     sed "s|/usr/bin/egret|$bin|g; s|/usr/lib/egret/|$lib/|g" "$here/deploy/$1" >"$root$units/$1.new"
     chmod 644 "$root$units/$1.new"
     mv "$root$units/$1.new" "$root$units/$1"
@@ -121,7 +130,7 @@ make_user() {
 generate() { # FILE EGRET-ARGUMENT...: writes the output of the installed binary
     file=$1
     shift
-    mkdir -p "$(dirname "$root$file")"
+    clear_place "$file"
     "$root$bin" "$@" >"$root$file.new"
     mv "$root$file.new" "$root$file"
 }
@@ -139,6 +148,7 @@ place_documents() {
 
 # systemd-networkd reads networkd.conf only when it starts. A restart keeps links and addresses.
 protect_routes() {
+    clear_place "$networkd"
     if [ -e "$root$networkd" ] && cmp -s "$here/deploy/networkd.conf" "$root$networkd"; then return 0; fi
     place 644 "$here/deploy/networkd.conf" "$networkd"
     if ! has_systemd || ! systemctl --quiet is-active systemd-networkd.service; then return 0; fi
@@ -158,11 +168,14 @@ install_all() {
         make_user
     fi
     place_program
-    place 755 "$here/scripts/steer.sh" "$lib/steer.sh"
+    mkdir -p "$root$lib"
     chmod 755 "$root$lib"
+    if [ -z "$root" ]; then chown root:root "$lib"; fi
+    place 755 "$here/scripts/steer.sh" "$lib/steer.sh"
     for unit in $unit_names; do place_unit "$unit"; done
     place 644 "$here/deploy/logrotate" "$logrotate"
-    mkdir -p "$root$man"
+    clear_place "$man/egret.1"
+    rm -f "$root$man"/egret.1 "$root$man"/egret-*.1
     "$root$bin" man --dir "$root$man"
     place_documents
     generate "$bash_completion" completions bash
@@ -182,6 +195,7 @@ install_all() {
     # The rules are confidential. New files in these directories inherit the group, so that the service can read them.
     chown -R root:egret /etc/egret
     find /etc/egret -type d -exec chmod 2750 {} +
+    find /etc/egret -type f -exec chmod g-w,o= {} +
     install -d -m 750 -o egret -g egret /var/log/egret
     if has_systemd; then systemctl daemon-reload; fi
     protect_routes

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -155,6 +155,32 @@ fn edited_configuration_survives_upgrade_and_uninstall() {
     assert_eq!(files(root.path()), [("etc/egret/egret.toml".to_owned(), 0o640)].into());
     assert!(run(root.path(), &["--uninstall", "--purge"]).status.success());
     assert_eq!(files(root.path()), BTreeSet::new());
+}
+
+/// As an older version left folders that it made with an open umask.
+#[test]
+fn upgrade_uses_nothing_that_others_left() {
+    let root = tempfile::tempdir().unwrap();
+    install(root.path());
+    let theirs = root.path().join("theirs");
+    fs::write(&theirs, "theirs").unwrap();
+    let installed: Vec<_> = files(root.path()).into_iter().map(|(name, _)| name).collect();
+    let kept = |name: &str| name == "theirs" || name == "etc/egret/egret.toml";
+    let installed: Vec<_> =
+        installed.into_iter().filter(|name| !kept(name)).map(|name| root.path().join(name)).collect();
+    for file in &installed {
+        fs::hard_link(&theirs, format!("{}.new", file.display())).unwrap();
+        fs::set_permissions(file.parent().unwrap(), fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    install(root.path());
+    assert_eq!(fs::read_to_string(&theirs).unwrap(), "theirs");
+    for file in &installed {
+        let (mode, folder) = (fs::metadata(file).unwrap(), fs::metadata(file.parent().unwrap()).unwrap());
+        assert_ne!(mode.ino(), fs::metadata(&theirs).unwrap().ino(), "{file:?}");
+        assert_eq!(folder.permissions().mode() & 0o002, 0, "{file:?}");
+    }
+    let library = fs::metadata(root.path().join("usr/lib/egret")).unwrap();
+    assert_eq!(library.permissions().mode() & 0o777, 0o755);
 }
 
 #[test]
