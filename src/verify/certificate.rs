@@ -4,7 +4,7 @@ use crate::hostname::Hostname;
 use crate::sys::stream;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{AlertDescription, CertificateError, ClientConfig, Error, RootCertStore};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, ExtendedKeyPurpose, RootCertStore};
 use serde::{Serialize, Serializer};
 use std::io;
 use std::sync::Arc;
@@ -143,9 +143,17 @@ fn refusal(alert: AlertDescription) -> CertificateVerdict {
 #[expect(clippy::wildcard_enum_match_arm, reason = "rustls tells of some twenty, and may of more")]
 fn flaw(why: &CertificateError) -> CertificateVerdict {
     let invalid = match why {
-        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+        CertificateError::NotValidForNameContext { presented, .. } if !has_dns_name(presented) => {
             return CertificateVerdict::Unsupported(
-                "the certificate has no subject alternative name, and Egret does not go by the common name",
+                "the certificate has no DNS name among its subject alternative names, and Egret does not go by the \
+                 common name",
+            );
+        }
+        CertificateError::InvalidPurposeContext { presented, .. }
+            if presented.iter().any(serves_for_others) =>
+        {
+            return CertificateVerdict::Unsupported(
+                "the certificate is for servers by a purpose that Egret does not go by (msSGC, nsSGC, any)",
             );
         }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. }
@@ -176,4 +184,24 @@ fn flaw(why: &CertificateError) -> CertificateVerdict {
         _ => "the certificate is not valid",
     };
     CertificateVerdict::Invalid(invalid)
+}
+
+/// True if one of the names is a DNS name. The library gives them as text alone.
+fn has_dns_name(presented: &[String]) -> bool {
+    presented.iter().any(|name| name.starts_with("DnsName"))
+}
+
+/// True for purposes that TLS clients take for servers' beside the usual one: OpenSSL those of server-gated cryptography,
+/// Go any purpose.
+fn serves_for_others(purpose: &ExtendedKeyPurpose) -> bool {
+    // 311, 840 and 113730 are also read as 567, 1608 and 424002: the library (rustls-webpki 0.103) takes eight bits of a
+    // byte for seven.
+    const PURPOSES: [&[usize]; 5] = [
+        &[1, 3, 6, 1, 4, 1, 311, 10, 3, 3],
+        &[1, 3, 6, 1, 4, 1, 567, 10, 3, 3],
+        &[2, 16, 840, 1, 113_730, 4, 1],
+        &[2, 16, 1608, 1, 424_002, 4, 1],
+        &[2, 5, 29, 37, 0],
+    ];
+    matches!(purpose, ExtendedKeyPurpose::Other(values) if PURPOSES.contains(&&**values))
 }

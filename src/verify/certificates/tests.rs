@@ -1,7 +1,10 @@
 //! Verdicts over time: real TLS servers on loopback, and a clock set by the test.
 
 use super::*;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    SanType,
+};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection};
 use std::cell::Cell;
@@ -52,9 +55,12 @@ impl TestAuthority {
 
     /// Starts a server with a certificate for the name; its thread ends with the process.
     fn serve(&self, name: &str) -> SocketAddr {
+        self.serve_with(&CertificateParams::new(vec![name.to_owned()]).unwrap())
+    }
+
+    fn serve_with(&self, params: &CertificateParams) -> SocketAddr {
         let key = KeyPair::generate().unwrap();
-        let certificate =
-            CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        let certificate = params.signed_by(&key, &self.0).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config =
@@ -129,6 +135,47 @@ async fn verdict_is_per_name_and_address() {
     let known = |name: &str, at| certificates.known(&name.parse().unwrap(), at, &asker());
     assert_eq!((known(NAME, server), known(OTHER, server)), (Some(CertificateVerdict::Valid), Some(invalid)));
     assert_eq!(known(OTHER, other), None);
+}
+
+/// OpenSSL's clients take these certificates for good.
+#[tokio::test]
+async fn names_and_purposes_beyond_egret_are_unsupported() {
+    let authority = TestAuthority::new();
+    let by_common_name = |names: Vec<SanType>| {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, NAME);
+        params.subject_alt_names = names;
+        params
+    };
+    let for_purpose = |purposes: Vec<ExtendedKeyUsagePurpose>| {
+        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        params.extended_key_usages = purposes;
+        params
+    };
+    let other = |oid: &[u64]| ExtendedKeyUsagePurpose::Other(oid.to_vec());
+    let (ms, ns) = (other(&[1, 3, 6, 1, 4, 1, 311, 10, 3, 3]), other(&[2, 16, 840, 1, 113_730, 4, 1]));
+    let mail = SanType::Rfc822Name("admin@example.com".try_into().unwrap());
+    let uri = SanType::URI("https://api.example.com/".try_into().unwrap());
+    let dns = SanType::DnsName(OTHER.try_into().unwrap());
+    for (what, params, is_unsupported) in [
+        ("no name", by_common_name(vec![]), true),
+        ("mail alone", by_common_name(vec![mail.clone()]), true),
+        ("URI alone", by_common_name(vec![uri]), true),
+        ("IP alone", by_common_name(vec![SanType::IpAddress("192.0.2.1".parse().unwrap())]), true),
+        ("mail and another name", by_common_name(vec![mail, dns]), false),
+        ("server-gated", for_purpose(vec![ms, ns]), true),
+        ("any purpose", for_purpose(vec![ExtendedKeyUsagePurpose::Any]), true),
+        ("clients", for_purpose(vec![ExtendedKeyUsagePurpose::ClientAuth]), false),
+    ] {
+        let (certificates, server) = (authority.certificates(), authority.serve_with(&params));
+        let verdict = Connector::default().check(&certificates, NAME, server).await;
+        assert_eq!(
+            matches!(verdict, CertificateVerdict::Unsupported(_)),
+            is_unsupported,
+            "{what}: {verdict:?}"
+        );
+        assert_eq!(matches!(verdict, CertificateVerdict::Invalid(_)), !is_unsupported, "{what}: {verdict:?}");
+    }
 }
 
 #[tokio::test]
