@@ -231,6 +231,7 @@ fn machine(params: &SteeringParams) -> MachineNetwork {
         routes: ["-4", "-6"].map(|family| ip(&format!("{family} route show table all"))),
         neighbours: ip("neigh show"),
         resolv_conf: read("/etc/resolv.conf"),
+        resolved_conf: read("/run/systemd/resolve/resolv.conf"),
         first_port: read("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
         bridges: ["iptables", "ip6tables"]
             .map(|tool| read(&format!("/proc/sys/net/bridge/bridge-nf-call-{tool}"))),
@@ -311,13 +312,32 @@ fn observe(table: u32) -> SteeringOutput {
     SteeringOutput { is_denied: is_denied.get(), ..observed }
 }
 
-/// Output of the iptables tools of the backend that `iptables` does not use.
+/// Output of the iptables tools of the backends that `iptables` and `ip6tables` do not use. Each has its own.
 fn other_backend() -> Vec<(&'static str, String)> {
-    let nf_tables = tool::output("iptables -V").is_ok_and(|version| version.contains("nf_tables"));
-    let tools = if nf_tables {
-        ["iptables-legacy-save", "ip6tables-legacy-save"]
-    } else {
-        ["iptables-nft-save", "ip6tables-nft-save"]
-    };
+    let tools = other_tools(|tool| tool::output(&format!("{tool} -V")).unwrap_or_default());
     tools.into_iter().filter_map(|name| Some((name, tool::output(name).ok()?))).collect()
+}
+
+fn other_tools(version: impl Fn(&str) -> String) -> [&'static str; 2] {
+    let tools = [
+        ("iptables", "iptables-legacy-save", "iptables-nft-save"),
+        ("ip6tables", "ip6tables-legacy-save", "ip6tables-nft-save"),
+    ];
+    tools.map(|(tool, legacy, nft)| if version(tool).contains("nf_tables") { legacy } else { nft })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_iptables_tool_has_its_backend() {
+        let (nft, legacy) = ("v1.8.9 (nf_tables)".to_owned(), "v1.8.9 (legacy)".to_owned());
+        let of = |four: &str, six: &str| {
+            other_tools(|tool| if tool == "iptables" { four.to_owned() } else { six.to_owned() })
+        };
+        assert_eq!(of(&nft, &nft), ["iptables-legacy-save", "ip6tables-legacy-save"]);
+        assert_eq!(of(&legacy, &nft), ["iptables-nft-save", "ip6tables-legacy-save"]);
+        assert_eq!(of(&nft, &legacy), ["iptables-legacy-save", "ip6tables-nft-save"]);
+    }
 }

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 /// The machine's network, read from the output of `ip -j` and from files.
 #[derive(Debug, Clone, Default)]
@@ -114,6 +114,8 @@ pub struct MachineOutput {
     pub neighbours: String,
     /// `/etc/resolv.conf`.
     pub resolv_conf: String,
+    /// `/run/systemd/resolve/resolv.conf`: the servers that systemd-resolved asks.
+    pub resolved_conf: String,
     /// `/proc/sys/net/ipv4/ip_unprivileged_port_start`.
     pub first_port: String,
     /// `/proc/sys/net/bridge/bridge-nf-call-iptables`, and the same of `ip6tables`.
@@ -151,9 +153,10 @@ impl MachineNetwork {
         let answered =
             neighbours.filter(|one| one.lladdr.is_some() && !one.state.iter().any(|state| state == "FAILED"));
         machine.neighbours = answered.filter_map(|one| Some((one.dst?, one.dev))).collect();
-        let servers = told.resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("nameserver"));
-        let servers = servers.filter_map(|server| server.split('%').next()?.trim().parse().ok());
-        machine.resolvers = servers.chain(resolvers).collect();
+        machine.resolvers = name_servers(&told.resolv_conf).chain(resolvers).collect();
+        if machine.resolvers.iter().any(|server| RESOLVED_STUBS.contains(server)) {
+            machine.resolvers.extend(name_servers(&told.resolved_conf));
+        }
         machine.first_port = told.first_port.trim().parse().unwrap_or(1024);
         machine.strict_interfaces.clone_from(&told.strict_interfaces);
         machine.bridges_call_filters = told.bridges.iter().any(|value| value.trim() == "1");
@@ -171,6 +174,19 @@ impl MachineNetwork {
             networks.map(move |network| (link, network))
         })
     }
+}
+
+/// Addresses on which systemd-resolved serves the machine itself.
+const RESOLVED_STUBS: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
+
+/// The servers of a `resolv.conf`. Like glibc, takes the first word of a line and ignores what follows it.
+fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> {
+    text.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        let server = words.next().filter(|key| *key == "nameserver").and(words.next())?;
+        server.split('%').next()?.parse().ok()
+    })
 }
 
 fn list<T: for<'a> Deserialize<'a>>(json: &str) -> Vec<T> {

@@ -28,7 +28,9 @@ fn machine() -> MachineNetwork {
             {"dst":"198.51.100.10","dev":"ens5","state":["INCOMPLETE"]}]"#
                 .into(),
         resolv_conf:
-            "# a comment\nnameserver 198.51.100.53\nnameserver fe80::1%ens5\nnameserver 127.0.0.53\n".into(),
+            "# a comment\nnameserver 198.51.100.53 # vpc\nnameserver\tfe80::1%ens5\nnameserver 127.0.0.53\n"
+                .into(),
+        resolved_conf: "nameserver 198.51.100.54\nsearch example.org\n".into(),
         first_port: "1024\n".into(),
         strict_interfaces: Vec::new(),
         bridges: Default::default(),
@@ -59,6 +61,7 @@ fn pool_with_foreign_addresses_names_them() {
         ("198.51.100.250/32", true, "the next hop of a route: 198.51.100.250"),
         ("2001:db8:51::fe/128", true, "the next hop of a route: 2001:db8:51::fe"),
         ("198.51.100.53/32", true, "a DNS server: 198.51.100.53"),
+        ("198.51.100.54/32", true, "a DNS server: 198.51.100.54"),
         ("2001:db8:51::53/128", true, "a DNS server: 2001:db8:51::53"),
         ("198.51.100.8/30", false, "other hosts on a link: 198.51.100.9 on ens5"),
         ("198.51.100.255/32", false, "198.51.100.255, the broadcast address of 198.51.100.0/24 on ens5"),
