@@ -22,6 +22,10 @@ const fn v6(a: u16, b: u16, c: u16, d: u16, last: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, 0, 0, 0, last), prefix)
 }
 
+const fn host(a: u16, b: u16, c: u16, second_last: u16, last: u16) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, second_last, last), 128)
+}
+
 /// The first that contains the address decides; none: public. From the IANA special-purpose registry (RFC 6890).
 const V4: &[(Ipv4Net, AddressClass)] = &[
     (v4(0, 0, 0, 0, 8), AddressClass::Never), // "this host"; Linux takes 0.0.0.0 for loopback
@@ -44,21 +48,28 @@ const V4: &[(Ipv4Net, AddressClass)] = &[
 /// The first that contains the address decides; none: never, because only `2000::/3` is assigned as global unicast.
 const V6: &[(Ipv6Net, AddressClass)] = &[
     (v6(0xfd00, 0xec2, 0, 0, 0, 32), AddressClass::Never), // AWS: metadata, DNS, time, credentials
-    (v6(0xfd20, 0xce, 0, 0, 0x254, 128), AddressClass::Never), // Google Cloud's metadata
+    (host(0xfd20, 0xce, 0, 0, 0x254), AddressClass::Never), // Google Cloud's metadata
+    (host(0xfd00, 0x42, 0, 0, 0x42), AddressClass::Never), // Scaleway's metadata
+    (host(0xfd00, 0xa9fe, 0xa9fe, 0, 1), AddressClass::Never), // Akamai's (Linode's) metadata
+    (host(0xfd00, 0xc1, 0, 0xa9fe, 0xa9fe), AddressClass::Never), // Oracle Cloud's metadata
+    (host(0xfd00, 0x100, 0, 0x100, 0x200), AddressClass::Never), // Alibaba Cloud's metadata
     (v6(0xfc00, 0, 0, 0, 0, 7), AddressClass::Private),    // RFC 4193, unique local
     (v6(0xfec0, 0, 0, 0, 0, 10), AddressClass::Private),   // RFC 3879, the former site-local
     (v6(0x2001, 2, 0, 0, 0, 48), AddressClass::Private),   // RFC 5180, benchmarking
     (v6(0x2000, 0, 0, 0, 0, 3), AddressClass::Public),
 ];
 
-/// Returns the scope of a canonical address. One that embeds an IPv4 address has the scope of that.
+/// Returns the scope of a canonical address. One that embeds an IPv4 address has the scope of that; one of ISATAP the
+/// narrower of both, as its prefix may be any.
 pub(super) fn of(address: IpAddr) -> AddressClass {
     match address {
         IpAddr::V4(address) => of_v4(address),
         IpAddr::V6(v6) => {
-            let carried = carried(address).into_iter().flatten().map(of_v4).max();
+            let [first, second, isatap] = carried(address);
+            let translated = [first, second].into_iter().flatten().map(of_v4).max();
             let of_v6 = || V6.iter().find(|(network, _)| network.contains(&v6)).map(|&(_, scope)| scope);
-            carried.or_else(of_v6).unwrap_or(AddressClass::Never)
+            let outer = translated.or_else(of_v6).unwrap_or(AddressClass::Never);
+            isatap.map_or(outer, |carried| outer.max(of_v4(carried)))
         }
     }
 }
@@ -69,13 +80,19 @@ fn of_v4(address: Ipv4Addr) -> AddressClass {
         .map_or(AddressClass::Public, |&(_, scope)| scope)
 }
 
-/// IPv4 addresses that a translator or tunnel would send the packets of an IPv6 address to. The local NAT64 prefix
-/// `64:ff9b:1::/48` (RFC 8215) is not here, and so is never reached by name: the position of the IPv4 address in it
-/// depends on a prefix length that only its operator knows.
-pub(super) fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 2] {
-    let IpAddr::V6(address) = address else { return [None, None] };
+/// IPv4 addresses that a translator or tunnel would send the packets of an IPv6 address to; the last that of ISATAP. The
+/// local NAT64 prefix `64:ff9b:1::/48` (RFC 8215) is not here, and so is never reached by name: the position of the IPv4
+/// address in it depends on a prefix length that only its operator knows. Nor are prefixes that an operator has chosen
+/// for NAT64 (RFC 6052, §2.2) known here.
+pub(super) fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 3] {
+    let IpAddr::V6(address) = address else { return [None; 3] };
     let v4 = |high: u16, low: u16| Some(Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)));
-    match address.segments() {
+    // RFC 5214, §6.1: any prefix; bit 6 of the interface identifier is set for a global IPv4 address.
+    let isatap = match address.segments() {
+        [.., 0 | 0x200, 0x5efe, high, low] => v4(high, low),
+        _ => None,
+    };
+    let [first, second] = match address.segments() {
         // ::a.b.c.d, RFC 4291 §2.5.5.1, and with it `::` and `::1`; NAT64, RFC 6052; 6to4, RFC 3056
         [0, 0, 0, 0, 0, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => {
             [v4(high, low), None]
@@ -85,7 +102,8 @@ pub(super) fn carried(address: IpAddr) -> [Option<Ipv4Addr>; 2] {
             [v4(high, low), v4(!client_high, !client_low)]
         }
         _ => [None, None],
-    }
+    };
+    [first, second, isatap]
 }
 
 #[cfg(test)]
@@ -148,6 +166,11 @@ mod tests {
             ("fd00:ec2::254", Never),
             ("fd00:ec2::23", Never),
             ("fd20:ce::254", Never),
+            ("fd00:42::42", Never),
+            ("fd00:42::43", Private),
+            ("fd00:a9fe:a9fe::1", Never),
+            ("fd00:c1::a9fe:a9fe", Never),
+            ("fd00:100::100:200", Never),
             ("100::1", Never),
             ("4000::1", Never),
             ("5f00::1", Never),
@@ -166,6 +189,13 @@ mod tests {
             ("2001:0:808:808::f5ff:fffe", Private), // client 10.0.0.1
             ("2001:0:808:808::80ff:fffe", Never),   // client 127.0.0.1
             ("2001:0:a00:1::f7f7:f7f7", Private),   // server 10.0.0.1
+            ("2606:4700::5efe:8.8.8.8", Public),
+            ("2606:4700::5efe:10.0.0.5", Private),
+            ("2606:4700::200:5efe:10.0.0.5", Private),
+            ("2606:4700::5efe:169.254.169.254", Never),
+            ("2002:808:808::5efe:127.0.0.1", Never),
+            ("fd12::5efe:8.8.8.8", Private),
+            ("fe80::5efe:8.8.8.8", Never),
         ];
         for (address, scope) in cases {
             assert_eq!(of(address.parse().unwrap()), scope, "{address}");
