@@ -17,7 +17,9 @@ use crate::addr::SourceAddr;
 use crate::clock;
 use crate::egress::PoolSpec;
 use crate::egress::is_derived;
-use crate::policy::{CertificateRule, DestinationRule, EchPolicy, RuleEffect, RuleSpec, TenantSpec};
+use crate::policy::{
+    CertificateRule, DestinationRule, EchPolicy, RuleEffect, RuleSpec, TenantSpec, is_specific,
+};
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -248,10 +250,11 @@ fn read_allow(
         out.error(table.place_of(&allow::CERTIFICATE), message, "add `hosts` or `hosts_file`, or remove it");
     }
     let asks_dns = matches!(rule.destination, DestinationRule::Verify | DestinationRule::Resolve);
-    if rule.certificate == CertificateRule::Require && by_name && !asks_dns && !table.has(ALLOW.cidrs) {
+    let leads_anywhere = !table.has(ALLOW.cidrs) || !rule.cidrs.iter().all(is_specific);
+    if rule.certificate == CertificateRule::Require && by_name && !asks_dns && leads_anywhere {
         let message = "`certificate = \"require\"` by itself does not tell a name's server from one that relays Egret's \
                        probe to it";
-        let help = "add `destination = \"verify\"` or \"resolve\", or `cidrs`, so that clients cannot choose the address";
+        let help = "add `destination = \"verify\"` or \"resolve\", or `cidrs` of the servers' networks, so that clients cannot choose the address";
         out.warning(table.place_of(&allow::CERTIFICATE), message, help);
     }
     if rule.destination != DestinationRule::Original && !by_name {

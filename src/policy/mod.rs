@@ -24,7 +24,7 @@ pub use compile_error::CompileError;
 pub use decision::{Denial, Judgement, Permit};
 pub use facts::{CheckFailure, CheckResults, CheckSet, ClientInspection, FlowFacts, Inspection};
 pub use mode::TenantMode;
-pub use reach::{AddressOwner, ConnectedNetworks, PrivateNetworks};
+pub use reach::{AddressOwner, ConnectedNetworks, PrivateNetworks, is_specific};
 pub use spec::{
     CertificateRule, DestinationRule, EchPolicy, PrivateDestinations, RuleEffect, RuleSpec, TenantSpec,
 };

@@ -12,8 +12,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Shortest prefix of a network that counts as the operator's own. `0.0.0.0/0` as a tenant's source or `2000::/3` as
-/// the route of a tunnel is not.
+/// Shortest prefix of a network that counts as somebody's own. `0.0.0.0/0` as a tenant's source or `2000::/3` as the
+/// route of a tunnel is not.
 const WIDEST_V4: u8 = 8;
 const WIDEST_V6: u8 = 16;
 
@@ -133,7 +133,8 @@ impl NameReach {
     }
 }
 
-fn is_specific(network: &IpNet) -> bool {
+/// True if the network is small enough to be somebody's own, rather than a part of the internet.
+pub fn is_specific(network: &IpNet) -> bool {
     network.prefix_len() >= if matches!(network, IpNet::V4(_)) { WIDEST_V4 } else { WIDEST_V6 }
 }
 

@@ -114,6 +114,10 @@ fn required_certificates_alone_are_warned() {
         ("destination = \"verify\"\n", false),
         ("destination = \"resolve\"\n", false),
         ("cidrs = [\"198.51.100.0/24\"]\n", false),
+        ("cidrs = [\"198.51.100.0/24\", \"2001:db8::/32\"]\n", false),
+        ("cidrs = [\"0.0.0.0/0\", \"::/0\"]\n", true),
+        ("cidrs = [\"0.0.0.0/1\", \"128.0.0.0/1\"]\n", true),
+        ("cidrs = [\"198.51.100.0/24\", \"2000::/3\"]\n", true),
     ] {
         let found = findings_below(&rule(more));
         let told = found.iter().any(|line| line.contains("warning: `certificate = \"require\"` by itself"));
