@@ -168,6 +168,14 @@ impl<'lab> Gateway<'lab> {
         fs::read_to_string(self.files.stderr()).unwrap()
     }
 
+    /// Waits for these words in its messages: what it does can be seen a moment before it tells.
+    pub fn expect_logged(&self, words: &str) {
+        wait_for(&format!("{words:?} in the gateway's messages"), || {
+            let told = self.stderr();
+            if told.contains(words) { Ok(()) } else { Err(told) }
+        });
+    }
+
     /// Runs `egret` with the configuration, in the gateway's namespace.
     pub fn egret(&self, arguments: &[&str]) -> Output {
         self.lab.gateway.output(&mut unprivileged("", arguments, &self.files.config()))

@@ -198,7 +198,7 @@ fn canary_denying_too_much_rolls_back() {
         changes.into_iter().find(|line| line["change"] == "candidate_fall_back").ok_or("not yet")
     });
     assert_eq!(change["by"], "gateway");
-    assert!(rollout.gateway.stderr().contains("alone denied 5 of 15 flows"));
+    rollout.gateway.expect_logged("alone denied 5 of 15 flows");
 
     // The control API itself refuses it, also where the files are in place already.
     let main = rollout.candidate_file().with_file_name("egret.toml");

@@ -285,7 +285,7 @@ fn unopenable_control_socket_is_tried_again() {
     let admin = format!("admin = \"unix:{}\"", socket.display());
     let gateway = lab.start_gateway(&Config { gateway: admin, ..Config::default() });
     let said = format!("cannot open the control socket {}", socket.display());
-    assert!(gateway.stderr().contains(&said), "{}", gateway.stderr());
+    gateway.expect_logged(&said);
     fs::create_dir(&folder).unwrap();
     wait_until("the gateway to answer", || ports(&[], &socket).status.success());
 }

@@ -377,7 +377,7 @@ fn container_rules_before_ours_take_nothing() {
             let told = gateway.stderr().contains(&format!("IPv4 table {table}: {chain} does not begin"));
             if told && intact() == 0 { Ok(()) } else { Err(gateway.stderr()) }
         });
-        assert!(gateway.stderr().contains("rule 1 there takes packets first"), "{}", gateway.stderr());
+        gateway.expect_logged("rule 1 there takes packets first");
         lab.gateway.shell(&format!("iptables -t {table} -D {chain} {harm}"));
         wait_for("steering to be intact", || if intact() == 1 { Ok(()) } else { Err(gateway.stderr()) });
     }

@@ -192,7 +192,7 @@ fn past_monitoring_date_enforces_at_start() {
     let lab = Lab::new();
     let mode = "mode = \"monitor\"\nmonitor_until = 2020-01-01";
     let gateway = lab.start_gateway(&Config { alpha_tenant: mode.into(), ..Config::default() });
-    assert!(gateway.stderr().contains("is past, and the tenant enforces"), "{}", gateway.stderr());
+    gateway.expect_logged("is past, and the tenant enforces");
     let server = lab.listen(Host::Named, Family::V4, 443);
     let client = send(&lab, &gateway, server.address(), &Hello::to("unheard.example.org").record());
     expect_alert(&client, ACCESS_DENIED);

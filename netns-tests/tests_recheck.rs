@@ -76,7 +76,7 @@ fn flow_to_verified_address_survives_reload(family: Family) {
         wait_for_rounds(&gateway, 1);
         right.assert_alive();
         unasked.assert_alive();
-        assert!(gateway.stderr().contains("proved=1 revoked=2"), "{}", gateway.stderr());
+        gateway.expect_logged("proved=1 revoked=2");
     }
 }
 
@@ -252,7 +252,7 @@ fn keeping_flows_cancels_their_recheck() {
     gateway.wait_for_metric("egret_resolver_lookups_total", &[("result", "failed")], |failed| failed > 0);
     assert_eq!(unproved(&gateway, &Config { policy: keep, ..hasty(&lab, "verify", "1s") }), 0);
     wait_for_rounds(&gateway, 1);
-    assert!(gateway.stderr().contains("proved=0 revoked=0"), "{}", gateway.stderr());
+    gateway.expect_logged("proved=0 revoked=0");
     flow.assert_alive();
     assert_eq!(unproved(&gateway, &hasty(&lab, "verify", "1s")), 1);
 }
