@@ -111,7 +111,7 @@ fn unprobeable_servers_are_not_denied() {
             &["-tls1_1", "-cipher", old],
             "refuses what Egret's probe offers",
         ),
-        ("common", &[], &[], "no subject alternative name"),
+        ("common", &[], &[], "no DNS name among its subject alternative names"),
         ("sha1", &["-cipher", old], &["-cipher", old], "Egret cannot verify signatures of this kind"),
         ("short", &["-key", "weak.key", "-cipher", old], &["-cipher", old], "RSA below 2048 bits"),
         ("hyphen", &[], &[], "a hyphen at the edge of a label"),
