@@ -1,5 +1,6 @@
 //! The machine's interfaces, addresses, routes and neighbours, as `ip -j` lists them.
 
+use crate::verify::name_servers;
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -153,9 +154,9 @@ impl MachineNetwork {
         let answered =
             neighbours.filter(|one| one.lladdr.is_some() && !one.state.iter().any(|state| state == "FAILED"));
         machine.neighbours = answered.filter_map(|one| Some((one.dst?, one.dev))).collect();
-        machine.resolvers = name_servers(&told.resolv_conf).chain(resolvers).collect();
+        machine.resolvers = name_servers(&told.resolv_conf).flatten().chain(resolvers).collect();
         if machine.resolvers.iter().any(|server| RESOLVED_STUBS.contains(server)) {
-            machine.resolvers.extend(name_servers(&told.resolved_conf));
+            machine.resolvers.extend(name_servers(&told.resolved_conf).flatten());
         }
         machine.first_port = told.first_port.trim().parse().unwrap_or(1024);
         machine.strict_interfaces.clone_from(&told.strict_interfaces);
@@ -179,15 +180,6 @@ impl MachineNetwork {
 /// Addresses on which systemd-resolved serves the machine itself.
 const RESOLVED_STUBS: [IpAddr; 2] =
     [IpAddr::V4(Ipv4Addr::new(127, 0, 0, 53)), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 54))];
-
-/// The servers of a `resolv.conf`. Like glibc, takes the first word of a line and ignores what follows it.
-fn name_servers(text: &str) -> impl Iterator<Item = IpAddr> {
-    text.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let server = words.next().filter(|key| *key == "nameserver").and(words.next())?;
-        server.split('%').next()?.parse().ok()
-    })
-}
 
 fn list<T: for<'a> Deserialize<'a>>(json: &str) -> Vec<T> {
     let values: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();

@@ -304,6 +304,7 @@ mod tests {
         assert_eq!(torn, "{\"time\":");
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
     }
+
     #[test]
     fn unopenable_file_is_tried_again() {
         let directory = tempfile::tempdir().unwrap();

@@ -28,6 +28,6 @@ pub use certificates::{CertificateCache, ProbeMeters, StartedConnection};
 pub use known::NameAnswer;
 pub use lookup_limiter::TenantLookups;
 pub use names::{AddressMatch, LookupError, LookupMeters, NameCache, QueryServers, ResolveError};
-pub use resolv_conf::system_servers;
+pub use resolv_conf::{name_servers, system_servers};
 pub use shards::NameKey;
 pub use verifier::{Verifier, VerifierSettings};

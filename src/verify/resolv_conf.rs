@@ -16,22 +16,14 @@ pub fn system_servers() -> Result<Vec<SocketAddr>, String> {
     })
 }
 
-/// Reads `nameserver` lines as resolv.conf(5) has them. One that is no address is passed over, as the C library does.
+/// The addresses; one that is none is passed over, as the C library does.
 fn servers(content: &[u8]) -> Result<Vec<SocketAddr>, String> {
-    let content = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content);
-    let text = String::from_utf8_lossy(content);
-    let named = text.lines().filter_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        words.next().filter(|word| *word == "nameserver")?;
-        words.next()
-    });
     let (mut found, mut wrong) = (Vec::new(), None);
-    for named in named {
-        // A zone as in `fe80::1%eth0` is no part of the address.
-        let address = named.split('%').next().unwrap_or_default();
-        match address.parse::<IpAddr>() {
+    let text = String::from_utf8_lossy(content);
+    for named in name_servers(&text) {
+        match named {
             Ok(address) => found.push(SocketAddr::new(address, PORT)),
-            Err(_) => wrong = Some(named),
+            Err(word) => wrong = Some(word),
         }
     }
     found.truncate(MOST);
@@ -40,6 +32,19 @@ fn servers(content: &[u8]) -> Result<Vec<SocketAddr>, String> {
         Some(wrong) => Err(format!("its `nameserver {wrong:.80}` is no address")),
         None => Err("it has no `nameserver` line".to_owned()),
     }
+}
+
+/// The address of each `nameserver` line of a `resolv.conf`, or the word that is none. Like the C library, takes the first word
+/// after it and ignores what follows.
+pub fn name_servers(text: &str) -> impl Iterator<Item = Result<IpAddr, &str>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    text.lines().filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        words.next().filter(|word| *word == "nameserver")?;
+        let named = words.next()?;
+        // A zone as in `fe80::1%eth0` is no part of the address.
+        Some(named.split('%').next().unwrap_or_default().parse().map_err(|_| named))
+    })
 }
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ pub(super) fn route_to(address: IpAddr) -> Option<String> {
     narrowest(routes, address)
 }
 
-/// Of routes of one table, the one that packets to the address go by, if it refuses them.
+/// The longest match for an address among the routes of one table, if that route refuses packets.
 fn narrowest(routes: Vec<String>, address: IpAddr) -> Option<String> {
     let network = |route: &String| route.rsplit(' ').next()?.parse::<IpNet>().ok();
     let covering = routes.into_iter().filter_map(|route| Some((network(&route)?, route)));
