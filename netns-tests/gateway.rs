@@ -122,6 +122,16 @@ impl<'lab> Gateway<'lab> {
         gateway
     }
 
+    /// Starts it with this limit on open files.
+    pub fn start_with_descriptors(lab: &'lab Lab, files: Files, most: u32) -> Self {
+        let run = unprivileged(",+net_admin", &["run"], &files.config());
+        let mut limited = Command::new("prlimit");
+        limited.arg(format!("--nofile={most}:{most}")).arg(run.get_program()).args(run.get_args());
+        let mut gateway = Self { lab, child: spawn_as(lab, &files, limited), files };
+        gateway.wait_until_ready();
+        gateway
+    }
+
     /// Starts it again after its end, with the same files.
     pub fn start_again(&mut self) {
         self.child = spawn(self.lab, &self.files);

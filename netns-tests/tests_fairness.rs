@@ -1,15 +1,22 @@
-//! Tenants that share a pool: a noisy one reaches its own ceiling, and the floors of others are kept.
+//! Tenants that share a pool: a noisy one reaches its own ceiling, and the floors of others are kept. Tenants whose names
+//! are looked up: one whose lookups fail, or whose servers are silent, delays no other.
 
 use crate::clients::{INTERNAL_ERROR, expect_alert, expect_http_denial};
 use crate::config::Config;
+use crate::dns::Dns;
 use crate::flows::{End, Flow};
-use crate::gateway::Gateway;
+use crate::gateway::{Files, Gateway, Rules};
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
+use crate::rollout::Rollout;
 use crate::servers::Server;
 use crate::tests_reload::reload;
+use crate::tests_revoke::{delivered, reload_to};
+use crate::verified::{self, NAME};
+use crate::wait::wait_until;
 use serde_json::Value;
 use std::io::Write;
+use std::net::Ipv4Addr;
 
 crate::trials! {
     both families:
@@ -18,6 +25,8 @@ crate::trials! {
         reload_changes_shares_under_live_flows,
         ceiling_is_answered_in_clients_protocol;
     once:
+        unanswered_names_reset_no_neighbours_flows,
+        many_addresses_leave_neighbours_descriptors
 }
 
 const RULE: &str = "[[tenant.allow]]\nname = \"raw\"\ncidrs = [\"198.51.100.20/32\", \"2001:db8:51::14/128\"]\n\
@@ -183,4 +192,76 @@ fn ceiling_is_answered_in_clients_protocol(family: Family) {
         gateway.expect_outcome(local, "tenant_port_ceiling");
         server.assert_untouched();
     }
+}
+
+/// Names of alpha's that no server answers for, and one of gamma's. Rules ask about the addresses of both as `destination`
+/// says; the number makes each file a change.
+fn asking(lab: &Lab, destination: &str, number: usize) -> Config {
+    let rule = |hosts| format!("[[tenant.allow]]\nhosts = [\"{hosts}\"]\ndestination = \"{destination}\"\n");
+    let gamma = "[[tenant]]\nname = \"gamma\"\nsources = [\"10.0.3.0/24\"]\npool = \"beta\"\n";
+    Config {
+        more: format!(
+            "{gamma}{}[[tenant.deny]]\nhosts = [\"number{number}.example.org\"]\n\
+             [resolver]\nservers = [\"198.51.100.10\"]",
+            rule(NAME)
+        ),
+        ..Rollout::config(lab, &rule("*.silent.example.org"))
+    }
+}
+
+/// Many more than are checked at once.
+const MADE_UP: usize = 300;
+
+fn unanswered_names_reset_no_neighbours_flows() {
+    let lab = Lab::new();
+    let server = lab.listen(Host::Named, Family::V4, 443);
+    let unanswered = "--server=/silent.example.org/198.51.100.41";
+    let _dns = Dns::start_with(&lab, Host::Web, &[(NAME, server.address().ip())], &[unanswered]);
+    let gateway = lab.start_gateway(&asking(&lab, "original", 0));
+    let open = |tenant, name: &str| {
+        delivered(lab.send(tenant, server.address(), &Hello::to(name).record()), &server, name)
+    };
+    let hostile: Vec<_> =
+        (0..MADE_UP).map(|n| open(Tenant::Alpha, &format!("n{n}.silent.example.org"))).collect();
+    let good = open(Tenant::Gamma, NAME);
+    let mut numbers = 1..;
+    let mut unproved = || {
+        let answer = reload_to(&gateway, &asking(&lab, "verify", numbers.next().unwrap()));
+        usize::try_from(answer["unproved"].as_u64().unwrap()).unwrap()
+    };
+    assert_eq!(unproved(), MADE_UP + 1);
+    wait_until("the neighbour's flow to be proved", || unproved() == MADE_UP);
+    good.assert_alive();
+    drop(hostile);
+}
+
+/// Sockets beside each flow's own that one tenant has of 1200 descriptors: of a thirty-second of what is left for flows all
+/// but an eighth.
+const BESIDE: u64 = 23;
+
+fn many_addresses_leave_neighbours_descriptors() {
+    let lab = Lab::new();
+    // Eight addresses that packets are dropped to.
+    lab.server.ip("route add blackhole 192.0.2.0/24");
+    let silent: Vec<_> = (1..=8).map(|n| (NAME, Ipv4Addr::new(192, 0, 2, n).into())).collect();
+    let _dns = Dns::start(&lab, Host::Web, &silent);
+    let files = Files::new(&Config {
+        gateway: "connect_timeout = \"60s\"".into(),
+        alpha_tenant: "limits = { flows = 100 }".into(),
+        ..verified::config("resolve")
+    });
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let gateway = Gateway::start_with_descriptors(&lab, files, 1200);
+    let hello = Hello::to(NAME).record();
+    let hostile: Vec<_> =
+        (0..100).map(|_| lab.send(Tenant::Alpha, Host::Elsewhere.at(Family::V4, 443), &hello)).collect();
+    let ports = [("pool", "alpha"), ("state", "live")];
+    gateway.wait_for_metric("egret_pool_ports", &ports, |live| live >= 100 + BESIDE);
+    let server = Server::raw(&lab, Family::V4, 7000);
+    for flow in open(&lab, Tenant::Beta, &server, 40) {
+        flow.assert_alive();
+    }
+    assert_eq!(gateway.metric("egret_pool_ports", &ports), 100 + BESIDE);
+    assert_eq!(gateway.metric("egret_accept_errors_total", &[]), 0);
+    drop(hostile);
 }

@@ -33,8 +33,10 @@ use crate::gateway::{
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{FlowLogHandle, Metrics};
+use crate::verify::VerifierCapacity;
 use arc_swap::ArcSwap;
 use health::WorkerHealth;
+use limits::DescriptorBudget;
 use observe::ScrapeSources;
 use opened::{Opened, RunningFlowLog};
 use signals::{SignalAction, Signals};
@@ -93,11 +95,12 @@ impl App {
         let settings = settings(&config, liveness, room.pipes);
         let outline = ConfigDigest::of(&config);
         let expected = ExpectedNetwork::of(&config, config.gateway.listen.port());
-        let built = CompiledConfig::new(&config, files, &ledger, &metrics, None)?;
+        let capacity = VerifierCapacity::new(room.lookups, room.probes);
+        let built = CompiledConfig::new(&config, files, &ledger, &metrics, &capacity, None)?;
         let in_force = ActiveConfig::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
         let reconciler = ReconcilerThread::start(&config, &in_force, &ledger, &metrics.gateway().sock_diag)?;
-        let gateway = Arc::new(gateway_state(built.snapshot, room.flows, flow_log.as_ref(), &metrics));
+        let gateway = Arc::new(gateway_state(built.snapshot, &room, flow_log.as_ref(), &metrics));
         let untracked = UntrackedPools::new(&config.pools, clock::now());
         let readiness = Readiness::new();
         let network = NetworkThread::start(&gateway, &in_force, expected, listen.is_ipv6(), &readiness)?;
@@ -122,6 +125,7 @@ impl App {
             outline,
             ledger: Arc::clone(&handles.ledger),
             metrics: Arc::clone(&metrics),
+            capacity,
             gateway: Arc::clone(&gateway),
             in_force: Arc::clone(&handles.in_force),
             auditor: auditor.clone(),
@@ -264,13 +268,14 @@ impl App {
 /// The state that workers share.
 fn gateway_state(
     snapshot: Snapshot,
-    flows: u32,
+    room: &DescriptorBudget,
     flow_log: Option<&RunningFlowLog>,
     metrics: &Metrics,
 ) -> GatewayState {
     GatewayState {
         snapshot: ArcSwap::from_pointee(snapshot),
-        flows: Limit::new(flows),
+        flows: Limit::new(room.flows),
+        attempts: Limit::new(room.attempts),
         table: Arc::new(FlowTable::new(flow_sinks(flow_log))),
         mismatches: AddressMismatchLog::default(),
         nobody: metrics.tenant(UNKNOWN_TENANT, None, false),

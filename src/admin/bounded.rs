@@ -11,8 +11,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Room for Prometheus and a replica, a health check and people with curl.
-const CONNECTIONS: usize = 64;
+/// Most connections of one listener: room for Prometheus and a replica, a health check and people with curl.
+pub const CONNECTIONS: usize = 64;
 const TIMES: Times = Times { head: Duration::from_secs(2), whole: Duration::from_secs(30) };
 
 /// Longest times from accept.

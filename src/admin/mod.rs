@@ -17,6 +17,7 @@ mod reload;
 mod socket;
 mod trace;
 
+pub use bounded::CONNECTIONS;
 pub use candidate::{
     CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, ExampleFlows, FileRead,
     FileSet, LoadAnswer, LoadOrder, PromoteOrder, PromotionFiles, RequestChanges, RollbackReport,

@@ -7,7 +7,7 @@ use crate::config::{Config, ReadFile, SteeringPorts};
 use crate::egress::{Ledger, PoolSpec, Pools};
 use crate::gateway::Snapshot;
 use crate::telemetry::Metrics;
-use crate::verify::NameKey;
+use crate::verify::{NameKey, VerifierCapacity};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -91,11 +91,12 @@ impl CompiledConfig {
         files: Vec<ReadFile>,
         ledger: &Arc<Ledger>,
         metrics: &Arc<Metrics>,
+        capacity: &VerifierCapacity,
         before: Option<&Snapshot>,
     ) -> Result<Self, BuildError> {
         let pools = pools::pools(config, ledger);
         snapshot::warn_of_foreign_networks(config);
-        let snapshot = snapshot::build(config, &pools, metrics, before)?;
+        let snapshot = snapshot::build(config, &pools, metrics, capacity, before)?;
         let current = ActiveVersion {
             specs: config.pools.clone().into(),
             steered: config.steering.ports.clone(),

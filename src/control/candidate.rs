@@ -154,7 +154,7 @@ impl Reloader {
         config.keep_fixed(&self.running);
         let snapshot = self.gateway.snapshot.load();
         let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&snapshot.connected)))?;
-        let verifier = verification::verifier(&config, &self.metrics, Some(&snapshot))?;
+        let verifier = verification::verifier(&config, &self.metrics, &self.capacity, Some(&snapshot))?;
         let of_tenant =
             |tenant| verification::of_tenant(tenant, verifier.as_ref(), &self.metrics, Some(&snapshot));
         let candidate = Candidate::new(policy, config.tenants.iter().map(of_tenant).collect());

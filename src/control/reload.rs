@@ -23,6 +23,7 @@ use crate::gateway::GatewayState;
 use crate::steering::replace_interfaces;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
+use crate::verify::VerifierCapacity;
 use result::{ReloadError, ReloadSummary, answer, audit_result, say};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -122,6 +123,7 @@ pub(crate) struct Reloader {
     pub(crate) outline: ConfigDigest,
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) capacity: VerifierCapacity,
     pub(crate) gateway: Arc<GatewayState>,
     pub(crate) in_force: Arc<ActiveConfig>,
     pub(crate) auditor: Auditor,
@@ -263,7 +265,8 @@ impl Reloader {
         }
         config.keep_fixed(&self.running);
         let before = self.gateway.snapshot.load_full();
-        let mut built = CompiledConfig::new(&config, files, &self.ledger, &self.metrics, Some(&before))?;
+        let mut built =
+            CompiledConfig::new(&config, files, &self.ledger, &self.metrics, &self.capacity, Some(&before))?;
         drop(before);
         if let Some(order) = promotion {
             self.check_candidate(&built.current.version, order)?;

@@ -11,19 +11,21 @@ use crate::policy::{self, Policy};
 use crate::steering::REMEDY;
 use crate::sys::{addresses, connected, routing};
 use crate::telemetry::Metrics;
+use crate::verify::VerifierCapacity;
 use std::sync::{Arc, LazyLock};
 
 pub(crate) fn build(
     config: &Config,
     pools: &Pools,
     metrics: &Arc<Metrics>,
+    capacity: &VerifierCapacity,
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, BuildError> {
     let connected = before.map_or_else(Arc::default, |before| Arc::clone(&before.connected));
     connected.replace(connected::networks()?);
     let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&connected)))
         .map_err(|error| BuildError::Bug(error.to_string()))?;
-    let verifier = verification::verifier(config, metrics, before)?;
+    let verifier = verification::verifier(config, metrics, capacity, before)?;
     let tenants: Result<_, _> = policy
         .tenants()
         .iter()
@@ -91,6 +93,7 @@ fn tenant(
     let most_flows = config.limits.get(&rules.name).and_then(|limits| limits.flows);
     let flows =
         known.map_or_else(|| Limit::new(most_flows.unwrap_or(u32::MAX)), |known| Arc::clone(&known.flows));
+    let attempts = known.map_or_else(|| Limit::new(u32::MAX), |known| Arc::clone(&known.attempts));
     let max_pending = config.inspect.max_pending;
     let inspections = known.map_or_else(|| Limit::new(max_pending), |known| Arc::clone(&known.inspections));
     Ok(TenantRuntime {
@@ -100,6 +103,7 @@ fn tenant(
         meters: LazyLock::new(resolve),
         most_flows,
         flows,
+        attempts,
         inspections,
         verification,
     })

@@ -8,7 +8,7 @@ use crate::gateway::{Snapshot, VerificationHandles};
 use crate::hostname::{HostPattern, Hostname};
 use crate::policy::{CertificateRule, DestinationRule, RuleSpec, TenantSpec};
 use crate::telemetry::Metrics;
-use crate::verify::{self, NameKey, TenantLookups, Verifier, VerifierSettings};
+use crate::verify::{self, NameKey, TenantLookups, Verifier, VerifierCapacity, VerifierSettings};
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,6 +21,7 @@ const MOST_PINNED: usize = 100_000;
 pub(crate) fn verifier(
     config: &Config,
     metrics: &Metrics,
+    capacity: &VerifierCapacity,
     before: Option<&Snapshot>,
 ) -> Result<Option<Arc<Verifier>>, BuildError> {
     if !config.tenants.iter().any(asks) {
@@ -52,7 +53,7 @@ pub(crate) fn verifier(
     if let Some(verifier) = known().find(|known| known.is_of(&settings)) {
         return Ok(Some(Arc::clone(verifier)));
     }
-    Ok(Some(Arc::new(Verifier::start(settings, metrics.lookups(), metrics.probes())?)))
+    Ok(Some(Arc::new(Verifier::start(settings, capacity, metrics.lookups(), metrics.probes())?)))
 }
 
 /// Lists the needs of rules that this machine does not meet, each with the remedy.

@@ -40,11 +40,17 @@ impl Limit {
         Some(Slot(Arc::clone(self)))
     }
 
+    /// Takes a slot of this limit and of a tenant's, unless the tenant has its share.
+    pub fn enter_with(self: &Arc<Self>, tenant: &Arc<Self>, tenants: usize) -> Option<[Slot; 2]> {
+        let slots = [self.enter()?, tenant.enter()?];
+        (!self.is_beyond_share(tenant, tenants)).then_some(slots)
+    }
+
     /// True if a flow of a tenant, which already counts in both limits, has to leave: nearly all slots are taken, and
     /// the tenant has more than an equal share of them.
     pub fn is_beyond_share(&self, tenant: &Self, tenants: usize) -> bool {
         let most = self.most.load(Ordering::Relaxed);
-        let share = most / u32::try_from(tenants).unwrap_or(u32::MAX).max(1);
+        let share = (most / u32::try_from(tenants).unwrap_or(u32::MAX).max(1)).max(1);
         self.taken() > most - most / KEPT && tenant.taken() > share
     }
 
@@ -134,9 +140,9 @@ mod tests {
         let [hostile, good] = [(); 2].map(|()| Limit::new(u32::MAX));
         let mut passes = Vec::new();
         let mut enter = |tenant: &Arc<Limit>| {
-            let slots = [gateway.enter().unwrap(), tenant.enter().unwrap()];
-            let enters = !gateway.is_beyond_share(tenant, 2);
-            passes.extend(enters.then_some(slots));
+            let slots = gateway.enter_with(tenant, 2);
+            let enters = slots.is_some();
+            passes.extend(slots);
             enters
         };
         let entered = (0..100).filter(|_| enter(&hostile)).count();

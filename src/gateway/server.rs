@@ -248,6 +248,7 @@ mod tests {
         let gateway = GatewayState {
             snapshot: ArcSwap::from_pointee(snapshot),
             flows: Limit::new(8),
+            attempts: Limit::new(8),
             table: Arc::new(FlowTable::new(vec![sink])),
             nobody: TenantMeters::new(1, TenantHandles::noop()),
             accept_errors: Counter::noop(),

@@ -48,6 +48,8 @@ pub struct TenantRuntime {
     pub most_flows: Option<u32>,
     /// Its flows, bounded by that once the snapshot is in force.
     pub flows: Arc<Limit>,
+    /// Its attempts to dial beyond each flow's first.
+    pub attempts: Arc<Limit>,
     /// `[inspect] max_pending`
     pub inspections: Arc<Limit>,
     /// Present if the tenant has a rule with checks of names.

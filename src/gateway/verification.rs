@@ -291,7 +291,10 @@ async fn dial_first<'w>(
         worker.settings.dialler.answered(&leg, &lease).await?;
         Ok((to, leg, lease))
     });
-    let race = pin!(timeout(worker.settings.dialler.connect_timeout, race(attempts, STAGGER)));
+    let gateway = &worker.gateway;
+    let tenants = gateway.snapshot.load().tenants.len();
+    let place = || gateway.attempts.enter_with(&tenant.attempts, tenants);
+    let race = pin!(timeout(worker.settings.dialler.connect_timeout, race(attempts, place, STAGGER)));
     match upstream::unless_gone(client, race).await? {
         Ok(Some(Ok((to, leg, lease)))) => {
             upstream::answered(worker, tenant, seen, (to, lease, leg), started, flow)

@@ -27,6 +27,8 @@ pub struct GatewayState {
     pub snapshot: ArcSwap<Snapshot>,
     /// Limit on flows, as many as descriptors allow.
     pub flows: Arc<Limit>,
+    /// Limit on attempts to dial beyond each flow's first.
+    pub attempts: Arc<Limit>,
     /// All flows.
     pub table: Arc<FlowTable>,
     /// Meters of flows of no tenant.

@@ -67,13 +67,18 @@ struct CertificateCacheInner {
 }
 
 impl CertificateCache {
-    /// Creates a cache whose probes run on `runtime`, and which trusts nobody yet.
-    pub(super) fn new(runtime: Handle, now: fn() -> Instant, meters: ProbeMeters) -> Self {
+    /// Creates a cache whose probes run on `runtime`, as many as `places` allows, and which trusts nobody yet.
+    pub(super) fn new(
+        places: LookupLimiter,
+        runtime: Handle,
+        now: fn() -> Instant,
+        meters: ProbeMeters,
+    ) -> Self {
         Self(Arc::new(CertificateCacheInner {
             verdicts: Mutex::new(GenerationCache::new(HALF)),
             pace: StartRate::default(),
             flights: SingleFlight::default(),
-            places: LookupLimiter::default(),
+            places,
             client: ArcSwapOption::empty(),
             runtime,
             now,

@@ -2,8 +2,11 @@
 
 mod server;
 
+pub use server::SOCKETS;
+
 use super::anchors::DnssecAnchors;
 use super::known::NameAnswer;
+use super::resolv_conf;
 use crate::addr::Family;
 use crate::hostname::Hostname;
 use hickory_resolver::TokioResolver;
@@ -44,6 +47,12 @@ impl DnsServers {
         self.servers.iter().map(ResolverServer::address).collect()
     }
 
+    /// Most sockets that one lookup has open. Servers that are not known yet may be as many as there can be.
+    pub(super) fn sockets(&self) -> usize {
+        let known = self.servers.len();
+        SOCKETS * if known == 0 { resolv_conf::MOST } else { known }
+    }
+
     /// Queries all servers concurrently.
     pub(super) fn ask(&self, name: &Hostname, family: Family) -> mpsc::Receiver<NameAnswer> {
         let (said, answers) = mpsc::channel(self.servers.len().max(1));
@@ -52,8 +61,12 @@ impl DnsServers {
         for server in 0..self.servers.len() {
             let (dns, name, said) = (self.clone(), name.clone(), said.clone());
             tokio::spawn(async move {
-                if let Some(answer) = dns.query(server, &name, family).await {
-                    let _ = said.send(answer).await; // the lookup's time may be over
+                // The lookup's time may be over before the query's.
+                tokio::select! {
+                    answer = dns.query(server, &name, family) => if let Some(answer) = answer {
+                        let _ = said.send(answer).await;
+                    },
+                    () = said.closed() => {}
                 }
             });
         }

@@ -1,24 +1,45 @@
-//! Limits on concurrent lookups, and on their rate.
+//! Limits on concurrent lookups and probes, by the descriptors that they open, and on their rate.
 
 use super::generation_cache::EntryOwner;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Concurrent lookups of all tenants together.
-const ALL: usize = 512;
+/// Most concurrent lookups of all tenants together, and probes; fewer where descriptors are few.
+pub const AT_ONCE: u32 = 512;
 /// Concurrent lookups of one tenant, so that one that invents names does not block the others.
 const OF_ONE: usize = 128;
 
 /// Divisor of the total that gives the part reserved for tenants with few.
 const KEPT: u32 = 4;
-/// Number below which a tenant has few.
+/// Number below which a tenant has few; less where there are few places, and never less than a name's two families.
 const LITTLE: u32 = 8;
+const FAMILIES: usize = 2;
 
-/// Semaphore of all tenants.
-#[derive(Debug)]
-pub(super) struct LookupLimiter(Arc<Semaphore>);
+/// Descriptors that lookups and probes may have open, those of all verifiers together. Clones share them.
+#[derive(Debug, Clone)]
+pub struct VerifierCapacity {
+    pub(super) lookups: LookupLimiter,
+    pub(super) probes: LookupLimiter,
+}
+
+impl VerifierCapacity {
+    /// Creates it with a number of descriptors for each. One lookup and one probe are always possible.
+    pub fn new(lookups: usize, probes: usize) -> Self {
+        Self { lookups: LookupLimiter::new(lookups), probes: LookupLimiter::new(probes) }
+    }
+}
+
+/// Semaphore of all tenants. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct LookupLimiter {
+    descriptors: Arc<Semaphore>,
+    /// All of them.
+    most: u32,
+    /// Part of them that each lookup takes.
+    each: Arc<AtomicU32>,
+}
 
 /// Limits of one tenant. Clones share them.
 #[derive(Debug, Clone)]
@@ -36,12 +57,14 @@ pub(super) struct StartRate(Mutex<(Option<Instant>, u32)>);
 #[derive(Debug)]
 pub(super) struct LookupSlot {
     _of_all: OwnedSemaphorePermit,
-    _of_one: OwnedSemaphorePermit,
+    /// `None` for a lookup that no tenant asked for.
+    _of_one: Option<OwnedSemaphorePermit>,
 }
 
+#[cfg(test)]
 impl Default for LookupLimiter {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(ALL)))
+        Self::new(AT_ONCE as usize)
     }
 }
 
@@ -54,15 +77,53 @@ impl Default for TenantLookups {
 }
 
 impl LookupLimiter {
+    fn new(most: usize) -> Self {
+        let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
+        Self { descriptors: Arc::new(Semaphore::new(most as usize)), most, each: Arc::default() }.opening(1)
+    }
+
+    /// The same for lookups that open up to this many descriptors each.
+    pub(super) fn opening(&self, each: usize) -> Self {
+        let new = Self { each: Arc::default(), ..self.clone() };
+        new.open(each);
+        new
+    }
+
+    /// Lookups open up to this many descriptors each from now on.
+    pub(super) fn open(&self, each: usize) {
+        let least = self.most.div_ceil(AT_ONCE);
+        let each = u32::try_from(each).unwrap_or(u32::MAX).max(least).min(self.most);
+        self.each.store(each, Ordering::Relaxed);
+    }
+
+    fn each(&self) -> u32 {
+        self.each.load(Ordering::Relaxed)
+    }
+
+    /// Number of lookups that there is room for.
+    pub(super) fn places(&self) -> usize {
+        (self.most / self.each()) as usize
+    }
+
     /// Takes a permit, if one is free; the last ones only if the tenant has few.
     pub(super) fn take(&self, asker: &TenantLookups) -> Option<LookupSlot> {
         let has = OF_ONE - asker.places.available_permits();
-        if has >= LITTLE as usize && self.0.available_permits() <= ALL / KEPT as usize {
+        let each = self.each();
+        let (places, free) = (self.most / each, self.descriptors.available_permits() / each as usize);
+        let kept = (places / KEPT) as usize;
+        let has_few = has < (LITTLE.min(places / LITTLE) as usize).max(FAMILIES);
+        if !has_few && (has >= kept || free <= kept) {
             return None;
         }
         let of_one = Arc::clone(&asker.places).try_acquire_owned().ok()?;
-        let of_all = Arc::clone(&self.0).try_acquire_owned().ok()?;
-        Some(LookupSlot { _of_all: of_all, _of_one: of_one })
+        let of_all = Arc::clone(&self.descriptors).try_acquire_many_owned(each).ok()?;
+        Some(LookupSlot { _of_all: of_all, _of_one: Some(of_one) })
+    }
+
+    /// Waits for a permit that counts for no tenant; `None` never.
+    pub(super) async fn wait(&self) -> Option<LookupSlot> {
+        let of_all = Arc::clone(&self.descriptors).acquire_many_owned(self.each()).await.ok()?;
+        Some(LookupSlot { _of_all: of_all, _of_one: None })
     }
 }
 
@@ -109,6 +170,29 @@ mod tests {
         let hostile: Vec<_> = (0..10).map(|_| flood(&TenantLookups::default())).collect();
         assert!(hostile.iter().all(|taken| taken.len() >= LITTLE as usize), "each has some");
         assert_eq!(flood(&TenantLookups::default()).len(), LITTLE as usize);
+    }
+
+    #[test]
+    fn lookups_never_open_more_descriptors() {
+        for (most, each, places) in [(1, 6, 1), (5, 6, 1), (131, 6, 21), (512, 1, 512), (100_000, 6, 510)] {
+            let lookups = LookupLimiter::new(most).opening(each);
+            assert_eq!(lookups.places(), places, "{most} {each}");
+            let all: Vec<_> = std::iter::from_fn(|| lookups.take(&TenantLookups::default())).collect();
+            assert_eq!(all.len(), places, "{most} {each}");
+            assert!(lookups.descriptors.available_permits() < lookups.each() as usize);
+        }
+        // The number of servers becomes known later, to all that share the limit.
+        let lookups = LookupLimiter::new(480).opening(48);
+        for (each, places) in [(6, 80), (12, 40)] {
+            lookups.clone().open(each);
+            assert_eq!(lookups.places(), places, "{each}");
+        }
+        for (most, of_one) in [(131, 5), (30, FAMILIES)] {
+            let few = LookupLimiter::new(most).opening(6);
+            let busy = TenantLookups::default();
+            let taken: Vec<_> = std::iter::from_fn(|| few.take(&busy)).collect();
+            assert_eq!(taken.len(), of_one, "{most}");
+        }
     }
 
     #[test]

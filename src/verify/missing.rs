@@ -4,6 +4,7 @@ use super::anchors::DnssecAnchors;
 use super::certificate::TrustedRoots;
 use super::certificates::CertificateCache;
 use super::dns::DnsServers;
+use super::lookup_limiter::LookupLimiter;
 use super::resolv_conf::system_servers;
 use arc_swap::ArcSwap;
 use std::future::pending;
@@ -23,6 +24,7 @@ pub(super) struct MissingSupplies {
     pub(super) dnssec: Option<DnssecAnchors>,
     pub(super) roots: TrustedRoots,
     pub(super) dns: Arc<ArcSwap<DnsServers>>,
+    pub(super) lookups: LookupLimiter,
     pub(super) certificates: CertificateCache,
 }
 
@@ -43,6 +45,7 @@ impl MissingSupplies {
         });
         let found = found.await;
         tracing::info!(servers = ?found.addresses(), "/etc/resolv.conf names DNS servers now");
+        self.lookups.open(found.sockets());
         self.dns.store(Arc::new(found));
     }
 

@@ -84,16 +84,16 @@ enum CacheLookup<T> {
 }
 
 impl NameCache {
-    /// Creates a cache whose lookups run on `runtime`; `grace` is the validity of an address beyond its TTL.
-    pub fn new(
+    /// Creates a cache whose lookups run on `runtime`, as many as `places` allows; `grace` is the validity of an address beyond its TTL.
+    pub(super) fn new(
         ask: QueryServers,
         grace: Duration,
+        places: LookupLimiter,
         runtime: Handle,
         now: fn() -> Instant,
         meters: LookupMeters,
     ) -> Self {
-        let (shards, flights, places) =
-            (NameShards::default(), SingleFlight::default(), LookupLimiter::default());
+        let (shards, flights) = (NameShards::default(), SingleFlight::default());
         Self(Arc::new(NameCacheState { shards, flights, places, ask, grace, runtime, now, meters }))
     }
 
@@ -274,9 +274,15 @@ impl NameCache {
             return until;
         }
         if let Ok((flight, _)) = self.0.flights.begin(&(EntryOwner::ALL, key.clone())) {
+            let _place = self.0.places.wait().await;
             NameLookup::new(Arc::clone(&self.0), flight, now).run().await;
         }
         self.0.shards.of(key).known(EntryOwner::ALL, key).until().unwrap_or(now)
+    }
+
+    /// Number of lookups that there is room for.
+    pub(super) fn places(&self) -> usize {
+        self.0.places.places()
     }
 
     /// Expiry of a name's entry.

@@ -4,16 +4,17 @@ use super::names::NameCache;
 use super::shards::NameKey;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
 /// At most 200 lookups a second: 100,000 names take eight minutes per family; meanwhile flows look them up.
 const BETWEEN: Duration = Duration::from_millis(5);
-/// Concurrent background lookups, besides those of flows.
+/// Concurrent background lookups.
 const AT_ONCE: usize = 64;
+/// Part of all lookups that background ones may be, as a divisor.
+const PART: usize = 8;
 /// Minimum time between lookups of a name, whatever its TTL.
 const LEAST: Duration = Duration::from_secs(10);
 /// Maximum time between lookups of a name: content networks rotate, whatever the TTL.
@@ -21,11 +22,11 @@ const MOST: Duration = Duration::from_secs(3600);
 
 /// Refreshes the names received last, until the sender is dropped.
 pub(super) async fn run(names: NameCache, mut pins: mpsc::UnboundedReceiver<HashSet<NameKey>>) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
     let mut due: BinaryHeap<Reverse<DueName>> = BinaryHeap::new();
     let mut lookups = JoinSet::new();
     let mut generation = 0_u64;
     loop {
+        let is_place_free = lookups.len() < AT_ONCE.min(names.places() / PART).max(1);
         let next = due.peek().map(|Reverse(next)| next.at);
         tokio::select! {
             keys = pins.recv() => match keys {
@@ -39,13 +40,11 @@ pub(super) async fn run(names: NameCache, mut pins: mpsc::UnboundedReceiver<Hash
                     generation += 1;
                 }
             },
-            () = until(next) => {
+            () = until(next), if is_place_free => {
                 let Some(Reverse(DueName { key, .. })) = due.pop() else { continue };
-                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
                 let names = names.clone();
                 lookups.spawn(async move {
                     let until = names.refresh(&key).await;
-                    drop(place);
                     (key, until, generation)
                 });
                 sleep(BETWEEN).await;

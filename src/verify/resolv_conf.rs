@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Most servers, as many as `[resolver] servers` may name.
-const MOST: usize = 8;
+pub(super) const MOST: usize = 8;
 const PORT: u16 = 53;
 
 /// Returns the servers of the machine itself; at least one, else the reason and the remedy.

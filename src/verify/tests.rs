@@ -1,6 +1,6 @@
 //! Names over time, with scripted DNS servers and a simulated clock.
 
-use super::lookup_limiter::TenantLookups;
+use super::lookup_limiter::{LookupLimiter, TenantLookups};
 use super::names::{AddressMatch, LookupError, LookupMeters, NameCache, ResolveError};
 use super::refresh;
 use super::shards::NameKey;
@@ -72,7 +72,7 @@ fn names(says: Vec<ScriptedAnswer>) -> (NameCache, Arc<ScriptedServers>) {
         refused: counter(),
         duration: Histogram::noop(),
     };
-    (NameCache::new(ask, GRACE, Handle::current(), paused_now, meters), script)
+    (NameCache::new(ask, GRACE, LookupLimiter::default(), Handle::current(), paused_now, meters), script)
 }
 
 fn suits(answer: &NameAnswer, family: Family) -> bool {

@@ -4,6 +4,7 @@ use super::anchors::DnssecAnchors;
 use super::certificate::TrustedRoots;
 use super::certificates::{CertificateCache, ProbeMeters};
 use super::dns::DnsServers;
+use super::lookup_limiter::VerifierCapacity;
 use super::missing::MissingSupplies;
 use super::names::{LookupMeters, NameCache};
 use super::refresh;
@@ -47,14 +48,28 @@ pub struct Verifier {
 
 impl Verifier {
     /// Starts the thread.
-    pub fn start(settings: VerifierSettings, lookups: LookupMeters, probes: ProbeMeters) -> io::Result<Self> {
+    pub fn start(
+        settings: VerifierSettings,
+        capacity: &VerifierCapacity,
+        lookups: LookupMeters,
+        probes: ProbeMeters,
+    ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dns = DnsServers::new(&settings.servers, settings.dnssec.clone()).map_err(io::Error::other)?;
+        let places = capacity.lookups.opening(dns.sockets());
         let dns = Arc::new(ArcSwap::from_pointee(dns));
         let asked = Arc::clone(&dns);
         let ask = Box::new(move |name: &_, family| asked.load().ask(name, family));
-        let names = NameCache::new(ask, settings.grace, runtime.handle().clone(), clock::now, lookups);
-        let certificates = CertificateCache::new(runtime.handle().clone(), clock::now, probes);
+        let names = NameCache::new(
+            ask,
+            settings.grace,
+            places.clone(),
+            runtime.handle().clone(),
+            clock::now,
+            lookups,
+        );
+        let certificates =
+            CertificateCache::new(capacity.probes.clone(), runtime.handle().clone(), clock::now, probes);
         if let Ok(roots) = settings.roots.store() {
             certificates.trust(roots);
         }
@@ -66,6 +81,7 @@ impl Verifier {
             dnssec: settings.dnssec.clone(),
             roots: settings.roots.clone(),
             dns: Arc::clone(&dns),
+            lookups: places,
             certificates: certificates.clone(),
         };
         thread::Builder::new().name("verify".to_owned()).spawn(move || {

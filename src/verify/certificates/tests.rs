@@ -47,7 +47,7 @@ impl TestAuthority {
         let counter = Counter::noop;
         let meters =
             ProbeMeters { valid: counter(), invalid: counter(), unsupported: counter(), unknown: counter() };
-        let certificates = CertificateCache::new(Handle::current(), now, meters);
+        let certificates = CertificateCache::new(LookupLimiter::default(), Handle::current(), now, meters);
         assert!(!certificates.trusts_somebody());
         certificates.trust(roots);
         certificates

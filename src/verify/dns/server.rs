@@ -20,6 +20,9 @@ const HEDGE: Duration = Duration::from_secs(1);
 /// Time for which a server that answered only without EDNS is queried that way first.
 const PLAIN: Duration = Duration::from_secs(600);
 
+/// Most sockets that one query of one server has open: three, as it is sent again meanwhile, in each of the two modes.
+pub const SOCKETS: usize = 6;
+
 /// A server with its two query modes.
 pub(super) struct ResolverServer {
     address: SocketAddr,
