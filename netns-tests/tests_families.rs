@@ -21,6 +21,7 @@ crate::trials! {
         clients_fall_back_without_route,
         withdrawn_addresses_refuse_only_their_family,
         partial_route_is_not_refused,
+        pool_without_route_is_refused,
         own_addresses_and_other_ports_stay_open;
     once:
         reload_adding_the_family_ends_refusal,
@@ -175,6 +176,32 @@ fn partial_route_is_not_refused(family: Family) {
     wait_until_refused(&lab, far.parse().unwrap());
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     gateway.expect_logged("route out");
+}
+
+/// The pool's addresses go by a routing table, or a rule, that has no way out, and all others by the default route.
+fn pool_without_route_is_refused(family: Family) {
+    let lab = Lab::new();
+    let (version, pool) = match family {
+        Family::V4 => ("-4", "203.0.113.16/30"),
+        Family::V6 => ("-6", "2001:db8:100::/120"),
+    };
+    let gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    // Where the server has no connections that are none of a flow.
+    let elsewhere = Host::Raw.at(family, 7001);
+    lab.gateway.shell(&format!("ip {version} route add unreachable default table 77"));
+    for (done, action) in ["lookup 77", "unreachable", "blackhole"].into_iter().enumerate() {
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+        lab.gateway.shell(&format!("ip {version} rule add pref 32000 from {pool} {action}"));
+        wait_until_refused(&lab, elsewhere);
+        // Another tenant has another pool.
+        Flow::open(&lab, Tenant::Beta, &server).assert_alive();
+        wait_until("the missing route to be logged", || {
+            gateway.stderr().matches("default route for the pool's addresses").count() == done + 1
+        });
+        lab.gateway.shell(&format!("ip {version} rule del pref 32000"));
+        wait_until("connections to be accepted again", || connects(&lab, elsewhere).is_ok());
+    }
 }
 
 fn own_addresses_and_other_ports_stay_open(family: Family) {

@@ -21,6 +21,8 @@ enum FamilyReachability {
     Yes,
     /// There is no default route, though there may be routes to some networks.
     Unrouted,
+    /// There is a default route, but a rule of policy routing keeps the pool's addresses from it.
+    PoolUnrouted,
     /// No address of the family hands out ports, or the gateway does not listen for the family.
     No,
 }
@@ -168,6 +170,11 @@ fn log(pool: &str, family: IpFamily, state: FamilyReachability) {
             "there is no {family} default route out of this machine: {family} connections are refused at once, so that clients fall \
              back to the other family; add a default route"
         ),
+        FamilyReachability::PoolUnrouted => tracing::warn!(
+            %pool,
+            "there is no {family} default route for the pool's addresses: {family} connections are refused at once, so that clients \
+             fall back to the other family; see `ip rule`, and add a default route to the table that the pool's addresses go by"
+        ),
         FamilyReachability::No => tracing::warn!(
             %pool,
             "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {family} connections are \
@@ -188,13 +195,28 @@ fn leaves(pool: &Pool, takes_ipv6: bool) -> [FamilyReachability; 2] {
     let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
         let taken = takes_ipv6 || family == Family::V4;
         let Some(source) = pool.any_source(family).filter(|_| taken) else { return FamilyReachability::No };
-        match routing::way(of.far(), Some(source.ip()), None) {
-            Ok(RouteDecision::Nowhere) => FamilyReachability::Unrouted,
-            // no refusals on uncertain grounds
-            Ok(RouteDecision::Out | RouteDecision::Local) | Err(_) => FamilyReachability::Yes,
-        }
+        let way = |to, from| routing::way(to, from, None).ok();
+        // An address that is not local any more says nothing of routes that go by it.
+        let is_local = || way(source.ip(), None) == Some(RouteDecision::Local);
+        of_ways(way(of.far(), Some(source.ip())), || way(of.far(), None).filter(|_| is_local()))
     });
     if states.contains(&FamilyReachability::Yes) { states } else { [FamilyReachability::Yes; 2] }
+}
+
+/// By the ways to a far destination from the pool and from any address; `None` if not known.
+fn of_ways(
+    from_pool: Option<RouteDecision>,
+    from_any: impl FnOnce() -> Option<RouteDecision>,
+) -> FamilyReachability {
+    match from_pool {
+        // The kernel, which refuses by destination alone, would let pass what the pool's addresses have no route for.
+        Some(RouteDecision::Nowhere) if from_any() == Some(RouteDecision::Out) => {
+            FamilyReachability::PoolUnrouted
+        }
+        Some(RouteDecision::Nowhere) => FamilyReachability::Unrouted,
+        // no refusals on uncertain grounds
+        Some(RouteDecision::Out | RouteDecision::Local) | None => FamilyReachability::Yes,
+    }
 }
 
 /// The clients of one family whose connections cannot leave.
@@ -214,7 +236,7 @@ fn refused(
         match state {
             FamilyReachability::Yes => {}
             FamilyReachability::Unrouted => refused.unrouted.push(range),
-            FamilyReachability::No => refused.everywhere.push(range),
+            FamilyReachability::PoolUnrouted | FamilyReachability::No => refused.everywhere.push(range),
         }
     }
     refused
@@ -268,82 +290,4 @@ fn address(number: u128, v4: bool) -> IpAddr {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ranges(clients: &[(&str, &str)], v4: bool) -> RefusedClients {
-        let states = [
-            ("both", [FamilyReachability::Yes, FamilyReachability::Yes]),
-            ("old", [FamilyReachability::Yes, FamilyReachability::No]),
-            ("new", [FamilyReachability::No, FamilyReachability::Unrouted]),
-        ];
-        let states = states.into_iter().map(|(name, states)| (Arc::from(name), states)).collect();
-        let clients: Vec<_> =
-            clients.iter().map(|(network, pool)| (network.parse().unwrap(), Arc::from(*pool))).collect();
-        refused(&clients, &states, v4)
-    }
-
-    fn shown(ranges: &[(IpAddr, IpAddr)]) -> Vec<String> {
-        ranges.iter().map(|(first, last)| format!("{first}-{last}")).collect()
-    }
-
-    #[test]
-    fn family_without_clients_is_not_told() {
-        let clients = |all: &[(&str, &str)]| -> Vec<ClientPool> {
-            all.iter().map(|(network, pool)| (network.parse().unwrap(), Arc::from(*pool))).collect()
-        };
-        let states =
-            ["old", "both"].map(|pool| (Arc::from(pool), [FamilyReachability::Yes, FamilyReachability::No]));
-        let of = |all: &[(&str, &str)]| of_used(&used(&clients(all)), &states.iter().cloned().collect());
-        let told = |before: &FamilyStates, now: &FamilyStates| -> Vec<_> {
-            changes(before, now).map(|((pool, family), state)| (pool.to_string(), *family, state)).collect()
-        };
-        let dual = of(&[("10.0.1.0/24", "old"), ("10.0.2.0/24", "both"), ("fd00::/8", "both")]);
-        let refused = ("both".to_owned(), IpFamily::V6, FamilyReachability::No);
-        assert_eq!(told(&FamilyStates::new(), &dual), std::slice::from_ref(&refused));
-        // A reload takes the last IPv6 clients away, and another brings some again.
-        let single = of(&[("10.0.1.0/24", "old"), ("10.0.2.0/24", "both")]);
-        assert_eq!(told(&dual, &single), []);
-        assert_eq!(told(&single, &dual), [refused]);
-    }
-
-    #[test]
-    fn unread_counts_do_not_fall() {
-        let mut counted = [0; 2];
-        keep_last(&mut counted, &Ok([7, 2]));
-        keep_last(&mut counted, &Err(io::ErrorKind::TimedOut.into()));
-        assert_eq!(counted, [7, 2]);
-    }
-
-    #[test]
-    fn longest_prefix_decides_refusal() {
-        let clients = [
-            ("2001:db8::/32", "old"),
-            ("2001:db8:1::/48", "both"),
-            ("2001:db8:1:1::/64", "old"),
-            ("2001:db9::/32", "old"),
-            ("2001:dba::/32", "new"),
-            ("10.0.0.0/8", "new"),
-            ("10.0.0.0/9", "both"),
-        ];
-        let v6 = ranges(&clients, false);
-        assert_eq!(
-            shown(&v6.everywhere),
-            [
-                "2001:db8::-2001:db8:0:ffff:ffff:ffff:ffff:ffff",
-                "2001:db8:1:1::-2001:db8:1:1:ffff:ffff:ffff:ffff",
-                "2001:db8:2::-2001:db9:ffff:ffff:ffff:ffff:ffff:ffff"
-            ]
-        );
-        assert_eq!(shown(&v6.unrouted), ["2001:dba::-2001:dba:ffff:ffff:ffff:ffff:ffff:ffff"]);
-        assert_eq!(shown(&ranges(&clients, true).everywhere), ["10.128.0.0-10.255.255.255"]);
-    }
-
-    #[test]
-    fn ranges_include_the_last_address() {
-        let all = ranges(&[("::/0", "old"), ("ffff::/16", "both"), ("0.0.0.0/0", "new")], false);
-        assert_eq!(shown(&all.everywhere), ["::-fffe:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
-        let all = ranges(&[("::/0", "old"), ("0.0.0.0/0", "new"), ("255.255.255.255/32", "new")], true);
-        assert_eq!(shown(&all.everywhere), ["0.0.0.0-255.255.255.255"]);
-    }
-}
+mod tests;
