@@ -62,6 +62,15 @@ pub fn connect_from(source: IpAddr, to: SocketAddr, patience: Duration) -> io::R
     Ok(bounded(socket.into()))
 }
 
+/// Begins to connect from the calling thread's namespace: the SYN has left.
+pub fn begin_from(source: IpAddr, to: SocketAddr) -> Socket {
+    let socket = bind(source, to).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let begun = socket.connect(&to.into()).unwrap_err();
+    assert_eq!(begun.raw_os_error(), Some(Errno::EINPROGRESS as i32), "{source} to {to}: {begun}");
+    socket
+}
+
 /// Connects from the calling thread's namespace and must be reset, possibly before `connect` returns.
 pub fn connect_and_expect_reset(source: IpAddr, to: SocketAddr, first: &[u8]) -> SocketAddr {
     let mut stream = match dial_from(source, to) {

@@ -1,18 +1,22 @@
 //! `egret explain --live` while a candidate is enforced for a share of clients reports what their flows meet with.
 
+use crate::clients::begin_from;
 use crate::config::Config;
 use crate::dns::Dns;
+use crate::flows::Flow;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::rollout::{Rollout, STRICTER};
+use crate::servers::Server;
 use crate::verified::{NAME, denied, rule};
 use serde_json::{Value, json};
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 crate::trials! {
     both families:
-        explain_shows_the_enforced_canary;
+        explain_shows_the_enforced_canary,
+        explain_tells_packets_left_alone;
     once:
         explain_distinguishes_clients_of_the_share,
         explain_reports_name_checks_of_canary,
@@ -94,6 +98,41 @@ fn explain_shows_the_enforced_canary(family: Family) {
         *in_force,
         "as the canary's report described the active policy"
     );
+}
+
+/// Packets to and from the gateway's own addresses, and to a broadcast address behind it, beside rules that allow everything.
+fn explain_tells_packets_left_alone(family: Family) {
+    let lab = Lab::new();
+    let everything = "[[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\ninspect = \"none\"\n";
+    let (own, own_address) = match family {
+        Family::V4 => ("198.51.100.1/32", IpAddr::from([198, 51, 100, 1])),
+        Family::V6 => ("2001:db8:51::1/128", "2001:db8:51::1".parse().unwrap()),
+    };
+    let more = format!("[[tenant]]\nname = \"own\"\nsources = [\"{own}\"]\npool = \"beta\"\n{everything}");
+    let gateway = lab.start_gateway(&Config { more, ..Rollout::config(&lab, everything) });
+    let server = Server::raw(&lab, family, 7000);
+    lab.client.shell(&format!("ip addr add {own} dev lo"));
+    let client = Tenant::Alpha.client(family);
+    let mut left_alone = vec![
+        (own_address, server.address().ip(), "own_source"),
+        (client, family.gateway(), "own_address"),
+        (client, own_address, "own_address"),
+    ];
+    if family == Family::V4 {
+        left_alone.push((client, [198, 51, 100, 255].into(), "broadcast"));
+    }
+    for (from, to, why) in left_alone {
+        let to = SocketAddr::new(to, 7000);
+        let question = ["explain", "--live", "--json", "--from", &from.to_string(), "--to", &to.to_string()];
+        let output = gateway.egret(&question);
+        let told: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+        assert_eq!((&told["never_steered"], &told["allowed"]), (&why.into(), &false.into()), "{told:#}");
+        let begun = lab.client.run(|| begin_from(from, to));
+        // One that begins later is through.
+        Flow::open(&lab, Tenant::Beta, &server).assert_alive();
+        assert!(begun.peer_addr().is_err(), "{from} reaches {to}");
+    }
 }
 
 fn explain_distinguishes_clients_of_the_share() {

@@ -194,15 +194,34 @@ fn resolved_name_leaves_by_the_pools_families() {
 }
 
 #[test]
-fn own_addresses_are_not_intercepted() {
+fn packets_left_alone_are_not_judged() {
     let files = Files::new();
+    let rule = "[[tenant]]\nname = \"all\"\nsources = [\"203.0.113.0/24\", \"10.0.4.0/24\", \"fd00:4::/64\"]\npool = \"edge\"\n\
+                [[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n";
+    files.write("egret.toml", &format!("{CONFIG}{rule}"));
+    for (from, to, why) in [
+        ("203.0.113.18", "198.51.100.7", "own_source"),
+        ("10.0.4.5", "203.0.113.18", "own_address"),
+        ("10.0.4.5", "127.0.0.1", "own_address"),
+        ("10.0.4.5", "255.255.255.255", "broadcast"),
+        ("10.0.4.5", "239.1.2.3", "multicast"),
+        ("fd00:4::5", "ff0e::1", "multicast"),
+    ] {
+        let report = files.json(from, to, None);
+        assert_eq!(
+            (&report["steered"], &report["never_steered"]),
+            (&false.into(), &why.into()),
+            "{from} {to}"
+        );
+        assert!(report["outcome"].is_null(), "{report:#}");
+        let output = files.explain(from, to, &[]);
+        let said = text(&output.stdout);
+        assert!(output.status.code() == Some(1) && said.contains("verdict  never reaches Egret\n"), "{said}");
+        assert!(said.contains("not intercepted") && !said.contains("[steering] ports"), "{said}");
+    }
     let report = files.json("10.0.1.5", "api.stripe.com", Some("203.0.113.18"));
-    assert_eq!((&report["steered"], &report["own_address"]), (&false.into(), &true.into()));
-    assert!(report["outcome"].is_null(), "{report:#}");
-    let output = files.explain("10.0.1.5", "203.0.113.18", &[]);
-    let said = text(&output.stdout);
-    assert!(output.status.code() == Some(1) && said.contains("verdict  never reaches Egret\n"), "{said}");
-    assert!(said.contains("not intercepted") && !said.contains("[steering] ports"), "{said}");
+    assert_eq!(report["never_steered"], "own_address");
+    assert_eq!(files.json("203.0.113.18", "api.stripe.com", None)["never_steered"], "own_source");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Query and report of `egret explain`, from configuration files or from a running gateway.
 
+use crate::gateway::NeverSteered;
 use crate::hostname::{Hostname, NotAHostname};
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -175,9 +176,10 @@ pub struct ExplainReport {
     pub not_hostname: bool,
     /// True if the packet rules steer the flow to Egret; otherwise it never gets there.
     pub steered: bool,
-    /// True if the address is the gateway's own or a pool's, which packet rules leave alone.
+    /// The reason why packet rules leave packets between the two addresses alone: `own_source`, `own_address`, `broadcast` or
+    /// `multicast`; `null` if they go by the port.
     #[serde(default)]
-    pub own_address: bool,
+    pub never_steered: Option<NeverSteered>,
     /// True if the protocol is neither TLS nor HTTP.
     pub other_protocol: bool,
     /// True if the flow is inspected before the decision.

@@ -210,13 +210,10 @@ fn liftable_denial(DeniedFlow { record, now }: &DeniedFlow) -> Result<Outcome, S
             let by = now.rule.as_deref().map(|rule| format!(" (rule {rule})")).unwrap_or_default();
             Err(format!("an allow rule does not help against {denied}{by}: {}", denied.remedy()))
         }
-        None if now.own_address => Err(format!(
-            "{} is the gateway's own address or a pool's, which is not steered to Egret, so no rule decides",
-            record.destination.ip()
-        )),
-        None => {
-            Err(format!("port {} is not steered to Egret, so no rule decides", record.destination.port()))
-        }
+        None => Err(match now.never_steered {
+            Some(never) => format!("no rule decides: {}", never.text()),
+            None => format!("no rule decides: port {} is not steered to Egret", record.destination.port()),
+        }),
     }
 }
 

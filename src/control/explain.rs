@@ -19,6 +19,7 @@ use crate::policy::{
     self, CheckResults, ClientInspection, CompileError, Explanation, FlowFacts, Inspection, Judgement,
     MatchFinding, Policy, TenantRules,
 };
+use crate::sys::addresses::LocalAddresses;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -65,7 +66,7 @@ impl<'c> Explainer<'c> {
         // Pools of its own, so that every port is free.
         let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
         let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
-        Ok(Self { config, policy, pools, own: OwnAddresses::new(networks, Vec::new()) })
+        Ok(Self { config, policy, pools, own: OwnAddresses::new(networks, LocalAddresses::default()) })
     }
 
     /// Explains the decision on the flow.
@@ -123,8 +124,9 @@ impl ExplainInputs<'_> {
         let asked = ExplainedFlow::of(query)?;
         let mut report = blank(query, &asked);
         report.live = matches!(self.state, UsageSource::Live(_));
-        report.own_address = !report.address_assumed && self.own.contain(asked.to.ip());
-        report.steered = !report.own_address && self.steered.contain(asked.to.port());
+        let never_to = if report.address_assumed { None } else { self.own.never_to(asked.to.ip()) };
+        report.never_steered = never_to.or_else(|| self.own.never_from(asked.client.ip()));
+        report.steered = report.never_steered.is_none() && self.steered.contain(asked.to.port());
         if !report.steered {
             report.outcome = None;
         }
@@ -268,7 +270,7 @@ fn blank(query: &ExplainQuery, asked: &ExplainedFlow) -> ExplainReport {
         ech: query.ech,
         not_hostname: matches!(asked.name, AskedName::Invalid(_)),
         steered: true,
-        own_address: false,
+        never_steered: None,
         other_protocol: query.other_protocol,
         inspected: false,
         rules: Vec::new(),

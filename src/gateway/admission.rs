@@ -1,9 +1,5 @@
-//! Admission: limits on flows, and the addresses that no flow may dial.
+//! Limits on flows, and the slots that they take.
 
-use arc_swap::ArcSwap;
-use ipnet::IpNet;
-use std::collections::HashSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -66,57 +62,6 @@ impl Drop for Slot {
     }
 }
 
-/// Addresses that would loop a flow back into the gateway: its own, its pools', loopback.
-#[derive(Debug)]
-pub struct OwnAddresses {
-    local: ArcSwap<LocalNetworks>,
-    pools: Vec<IpNet>,
-}
-
-/// Networks that are local to the machine.
-#[derive(Debug, Default)]
-struct LocalNetworks {
-    single: HashSet<IpAddr>,
-    wide: Vec<IpNet>,
-}
-
-impl LocalNetworks {
-    fn new(networks: Vec<IpNet>) -> Self {
-        let mut local = Self::default();
-        for network in networks {
-            if network.prefix_len() == network.max_prefix_len() {
-                local.single.insert(network.addr());
-            } else {
-                local.wide.push(network);
-            }
-        }
-        local
-    }
-}
-
-impl OwnAddresses {
-    /// Creates it from the pools' networks, and those local to the machine now.
-    pub fn new(pools: Vec<IpNet>, local: Vec<IpNet>) -> Self {
-        Self { local: ArcSwap::from_pointee(LocalNetworks::new(local)), pools }
-    }
-
-    /// Replaces the local networks after a change of interfaces or routes.
-    pub fn reassign(&self, local: Vec<IpNet>) {
-        self.local.store(Arc::new(LocalNetworks::new(local)));
-    }
-
-    /// True if a canonical address is one of them.
-    pub fn contain(&self, address: IpAddr) -> bool {
-        address.is_loopback()
-            || address.is_unspecified()
-            || self.pools.iter().any(|network| network.contains(&address))
-            || {
-                let local = self.local.load();
-                local.single.contains(&address) || local.wide.iter().any(|network| network.contains(&address))
-            }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,17 +93,5 @@ mod tests {
         let entered = (0..100).filter(|_| enter(&hostile)).count();
         assert_eq!(entered, 14, "all but the kept ones");
         assert!(enter(&good) && enter(&good));
-    }
-
-    #[test]
-    fn own_pool_and_loopback_addresses_are_own() {
-        let networks = |list: &[&str]| list.iter().map(|network| network.parse().unwrap()).collect();
-        let own =
-            OwnAddresses::new(networks(&["203.0.113.16/30"]), networks(&["10.0.0.1/32", "192.0.2.0/24"]));
-        let contain = |address: &str| own.contain(address.parse().unwrap());
-        assert!(contain("203.0.113.19") && contain("10.0.0.1") && contain("127.9.9.9") && contain("::1"));
-        assert!(contain("192.0.2.77") && !contain("203.0.113.20") && !contain("10.0.0.2"));
-        own.reassign(networks(&["10.0.0.2/32"]));
-        assert!(contain("10.0.0.2") && !contain("10.0.0.1") && !contain("192.0.2.77"));
     }
 }

@@ -18,6 +18,7 @@ mod heartbeat;
 mod judged_flow;
 mod leftover;
 mod meters;
+mod own_addresses;
 mod policy_views;
 mod port_hold;
 mod recheck;
@@ -31,7 +32,7 @@ mod verification;
 mod worker;
 
 pub use address_mismatches::{AddressMismatch, AddressMismatchLog, MismatchCount};
-pub use admission::{Limit, OwnAddresses, Slot};
+pub use admission::{Limit, Slot};
 pub use candidate::{
     CanaryTerms, Candidate, CandidateTally, ChangeCounts, ChangeExample, ChangeGroup, ChangeKind, FEWEST,
     FlowCounts, Rollback, WINDOW,
@@ -44,6 +45,7 @@ pub use heartbeat::Heartbeat;
 pub use meters::{
     CellWriter, CellWriterClaim, FlowCounter, FlowDuration, Meters, TenantHandles, TenantMeters,
 };
+pub use own_addresses::{NeverSteered, OwnAddresses};
 pub use policy_views::{CandidateView, PolicyViews};
 pub use recheck::RecheckSettings;
 pub use reevaluate::ReevaluationCounts;

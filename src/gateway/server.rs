@@ -207,14 +207,16 @@ fn flow_task(worker: Rc<Worker>, client: Socket, mut flow: Flow, slot: FlowSlot)
 #[cfg(test)]
 mod tests {
     use super::super::address_mismatches::AddressMismatchLog;
-    use super::super::admission::{Limit, OwnAddresses};
+    use super::super::admission::Limit;
     use super::super::meters::{TenantHandles, TenantMeters};
+    use super::super::own_addresses::OwnAddresses;
     use super::super::snapshot::Snapshot;
     use super::*;
     use crate::egress::Dialler;
     use crate::flow::{FlowEvent, FlowRecord, FlowSink, FlowTable};
     use crate::policy::{Policy, PrivateDestinations};
     use crate::relay::IdleTimeouts;
+    use crate::sys::addresses::LocalAddresses;
     use crate::sys::liveness::Liveness;
     use arc_swap::ArcSwap;
     use metrics::Counter;
@@ -232,7 +234,7 @@ mod tests {
         let snapshot = Snapshot {
             policy: policy.into(),
             tenants: Vec::new(),
-            own: OwnAddresses::new(Vec::new(), Vec::new()).into(),
+            own: OwnAddresses::new(Vec::new(), LocalAddresses::default()).into(),
             connected: Arc::default(),
             candidate: None,
             verifier: None,

@@ -1,9 +1,10 @@
 //! Immutable configuration snapshot read by workers, replaced as a whole: tenants with all that their flows use.
 
-use super::admission::{Limit, OwnAddresses};
+use super::admission::Limit;
 use super::candidate::Candidate;
 use super::effective_rules::{EffectiveRules, VerificationHandles};
 use super::meters::TenantMeters;
+use super::own_addresses::OwnAddresses;
 use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
 use crate::policy::{self, ConnectedNetworks, Policy};
@@ -17,7 +18,7 @@ pub struct Snapshot {
     pub policy: Arc<Policy>,
     /// By [`policy::TenantRules::index`].
     pub tenants: Vec<Arc<TenantRuntime>>,
-    /// Addresses that no flow may dial.
+    /// Addresses that no flow may dial or come from.
     pub own: Arc<OwnAddresses>,
     /// Networks of the machine's own links, for the policies of this snapshot and of those after it.
     pub connected: Arc<ConnectedNetworks>,

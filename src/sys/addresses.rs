@@ -41,9 +41,18 @@ pub fn networks() -> io::Result<Vec<(String, IpNet)>> {
     Ok(all)
 }
 
-/// Returns all local networks: addresses assigned to interfaces, and networks that routes make local (AnyIP). Only the
-/// tables `local` and `main` count, because the one that delivers marked packets locally makes no address local.
-pub fn local() -> io::Result<Vec<IpNet>> {
+/// Addresses that the kernel does not route to others.
+#[derive(Debug, Default)]
+pub struct LocalAddresses {
+    /// Addresses assigned to interfaces, and networks that routes make local (AnyIP).
+    pub local: Vec<IpNet>,
+    /// Broadcast addresses of links, which the `local` table lists.
+    pub broadcast: Vec<IpNet>,
+}
+
+/// Returns all local and broadcast addresses. Of local routes only those of the tables `local` and `main` count, because the
+/// one that delivers marked packets locally makes no address local.
+pub fn local() -> io::Result<LocalAddresses> {
     let mut all: Vec<_> = assigned()?.into_iter().map(IpNet::from).collect();
     for family in IpFamily::ALL {
         for table in [libc::RT_TABLE_LOCAL, libc::RT_TABLE_MAIN] {
@@ -52,7 +61,8 @@ pub fn local() -> io::Result<Vec<IpNet>> {
             all.extend(routes.into_iter().filter(|network| network.prefix_len() > 0));
         }
     }
-    Ok(all)
+    let broadcast = routing::broadcast_routes()?;
+    Ok(LocalAddresses { local: all, broadcast })
 }
 
 #[cfg(test)]
@@ -70,10 +80,11 @@ mod tests {
 
     #[test]
     fn loopback_is_local_as_a_network() {
-        let all = local().unwrap();
+        let LocalAddresses { local: all, broadcast } = local().unwrap();
         for network in ["127.0.0.0/8", "127.0.0.1/32"] {
             assert!(all.contains(&network.parse().unwrap()), "{all:?}");
         }
         assert!(all.iter().all(|network| network.prefix_len() > 0), "{all:?}");
+        assert!(broadcast.contains(&"127.255.255.255/32".parse().unwrap()), "{broadcast:?}");
     }
 }

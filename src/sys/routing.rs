@@ -67,6 +67,13 @@ pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
     Ok(found)
 }
 
+/// Lists the broadcast addresses of links, of which IPv6 has none.
+pub fn broadcast_routes() -> io::Result<Vec<IpNet>> {
+    let mut found = Vec::new();
+    routes(IpFamily::V4, LOCAL_TABLE, libc::RTN_BROADCAST, |network, _| found.push(network))?;
+    Ok(found)
+}
+
 /// Lists the routes of a table that do not deliver locally, as `ip route` names them: `203.0.113.0/24`, `blackhole
 /// 192.0.2.0/24`.
 pub fn leading_away(family: IpFamily, table: u32) -> io::Result<Vec<String>> {

@@ -125,7 +125,7 @@ fn explain(query: ExplainQuery) -> Result<ExplainReport, ControlError> {
         ech: query.ech,
         not_hostname: false,
         steered: true,
-        own_address: false,
+        never_steered: None,
         other_protocol: query.other_protocol,
         inspected: false,
         rules: Vec::new(),

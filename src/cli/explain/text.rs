@@ -131,12 +131,8 @@ fn of_certificate(report: &ExplainReport) -> String {
 fn write_verdict(text: &mut String, report: &ExplainReport) {
     let by = if report.live { ", by the gateway that runs" } else { "" };
     let _ = writeln!(text, "verdict  {}{by}", verdict_of(report));
-    if report.own_address {
-        let address = report.address;
-        let _ = writeln!(
-            text,
-            "         {address} is the gateway's own address or a pool's: packets to it are not intercepted, and the machine itself answers or refuses"
-        );
+    if let Some(never) = report.never_steered {
+        let _ = writeln!(text, "         {}", never.text());
     } else if !report.steered {
         let port = report.port;
         let _ = writeln!(

@@ -1,0 +1,180 @@
+//! Addresses between which no flow runs: packet rules do not steer such packets, and the gateway refuses what comes all the same.
+
+use crate::sys::addresses::LocalAddresses;
+use arc_swap::ArcSwap;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+/// The reason why packets between two addresses never become a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NeverSteered {
+    /// The client's address is the gateway's own or a pool's.
+    OwnSource,
+    /// The destination is the gateway's own address or a pool's.
+    OwnAddress,
+    /// The destination is a broadcast address.
+    Broadcast,
+    /// The destination is a multicast address.
+    Multicast,
+}
+
+impl NeverSteered {
+    /// A sentence on the packets, without full stop.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::OwnSource => {
+                "the client's address is the gateway's own or a pool's: what arrives with it is dropped (`own_source`), and the machine's \
+                 own connections are not intercepted"
+            }
+            Self::OwnAddress => {
+                "the address is the gateway's own or a pool's: packets to it are not intercepted, and the machine itself answers or refuses"
+            }
+            Self::Broadcast => {
+                "the address is a broadcast address: packets to it are not intercepted, and nothing answers TCP there"
+            }
+            Self::Multicast => {
+                "the address is a multicast address: packets to it are not intercepted, and nothing answers TCP there"
+            }
+        }
+    }
+}
+
+/// Addresses that would loop a flow back into the gateway (its own, its pools', loopback), and those that take no TCP.
+#[derive(Debug)]
+pub struct OwnAddresses {
+    local: ArcSwap<LocalNetworks>,
+    pools: Vec<IpNet>,
+}
+
+/// Local networks of the machine, and broadcast addresses of its links.
+#[derive(Debug)]
+struct LocalNetworks {
+    local: NetworkSet,
+    broadcast: NetworkSet,
+}
+
+#[derive(Debug, Default)]
+struct NetworkSet {
+    single: HashSet<IpAddr>,
+    wide: Vec<IpNet>,
+}
+
+impl NetworkSet {
+    fn new(networks: Vec<IpNet>) -> Self {
+        let mut set = Self::default();
+        for network in networks {
+            if network.prefix_len() == network.max_prefix_len() {
+                set.single.insert(network.addr());
+            } else {
+                set.wide.push(network);
+            }
+        }
+        set
+    }
+
+    fn contain(&self, address: IpAddr) -> bool {
+        self.single.contains(&address) || self.wide.iter().any(|network| network.contains(&address))
+    }
+}
+
+impl LocalNetworks {
+    fn new(LocalAddresses { local, broadcast }: LocalAddresses) -> Self {
+        Self { local: NetworkSet::new(local), broadcast: NetworkSet::new(broadcast) }
+    }
+}
+
+impl OwnAddresses {
+    /// Creates it from the pools' networks, and what is local to the machine now.
+    pub fn new(pools: Vec<IpNet>, local: LocalAddresses) -> Self {
+        Self { local: ArcSwap::from_pointee(LocalNetworks::new(local)), pools }
+    }
+
+    /// Replaces what is local after a change of interfaces or routes.
+    pub fn reassign(&self, local: LocalAddresses) {
+        self.local.store(Arc::new(LocalNetworks::new(local)));
+    }
+
+    /// True if a canonical address would loop a flow back.
+    pub fn contain(&self, address: IpAddr) -> bool {
+        address.is_loopback()
+            || address.is_unspecified()
+            || self.pools.iter().any(|network| network.contains(&address))
+            || self.local.load().local.contain(address)
+    }
+
+    /// The reason why no flow comes from a canonical address.
+    pub fn never_from(&self, client: IpAddr) -> Option<NeverSteered> {
+        self.contain(client).then_some(NeverSteered::OwnSource)
+    }
+
+    /// The reason why no flow goes to a canonical address, by its type in the kernel's `local` table, as the packet rules ask it.
+    pub fn never_to(&self, address: IpAddr) -> Option<NeverSteered> {
+        if self.contain(address) {
+            Some(NeverSteered::OwnAddress)
+        } else if address.is_multicast() {
+            Some(NeverSteered::Multicast)
+        } else if is_always_broadcast(address) || self.local.load().broadcast.contain(address) {
+            Some(NeverSteered::Broadcast)
+        } else {
+            None
+        }
+    }
+}
+
+/// True for 255.255.255.255 and 0.0.0.0/8, as in `__inet_dev_addr_type()`.
+fn is_always_broadcast(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(address) if address == Ipv4Addr::BROADCAST || address.octets()[0] == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::NeverSteered::{Broadcast, Multicast, OwnAddress};
+    use super::*;
+
+    fn networks(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|network| network.parse().unwrap()).collect()
+    }
+
+    fn local(local: &[&str], broadcast: &[&str]) -> LocalAddresses {
+        LocalAddresses { local: networks(local), broadcast: networks(broadcast) }
+    }
+
+    #[test]
+    fn own_pool_and_loopback_addresses_are_own() {
+        let own =
+            OwnAddresses::new(networks(&["203.0.113.16/30"]), local(&["10.0.0.1/32", "192.0.2.0/24"], &[]));
+        let contain = |address: &str| own.contain(address.parse().unwrap());
+        assert!(contain("203.0.113.19") && contain("10.0.0.1") && contain("127.9.9.9") && contain("::1"));
+        assert!(contain("192.0.2.77") && !contain("203.0.113.20") && !contain("10.0.0.2"));
+        own.reassign(local(&["10.0.0.2/32"], &[]));
+        assert!(contain("10.0.0.2") && !contain("10.0.0.1") && !contain("192.0.2.77"));
+    }
+
+    #[test]
+    fn flows_go_neither_to_broadcast_nor_multicast() {
+        let own =
+            OwnAddresses::new(networks(&["203.0.113.16/30"]), local(&["10.0.0.1/32"], &["10.0.0.255/32"]));
+        for (address, never) in [
+            ("10.0.0.1", Some(OwnAddress)),
+            ("203.0.113.19", Some(OwnAddress)),
+            ("0.0.0.0", Some(OwnAddress)),
+            ("::", Some(OwnAddress)),
+            ("0.1.2.3", Some(Broadcast)),
+            ("10.0.0.255", Some(Broadcast)),
+            ("255.255.255.255", Some(Broadcast)),
+            ("224.0.0.1", Some(Multicast)),
+            ("ff02::1", Some(Multicast)),
+            ("10.0.1.255", None),
+            ("240.0.0.1", None),
+            ("2001:db8::1", None),
+        ] {
+            assert_eq!(own.never_to(address.parse().unwrap()), never, "{address}");
+        }
+        assert_eq!(own.never_from("10.0.0.1".parse().unwrap()), Some(NeverSteered::OwnSource));
+        assert_eq!(own.never_from("10.0.0.255".parse().unwrap()), None);
+    }
+}
