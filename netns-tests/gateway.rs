@@ -102,6 +102,13 @@ impl<'lab> Gateway<'lab> {
         gateway
     }
 
+    /// Starts the gateway until it says that it is ready.
+    pub fn start_unasked(lab: &'lab Lab, files: Files) -> Self {
+        let gateway = Self { lab, child: spawn(lab, &files), files };
+        gateway.expect_logged("max_flows");
+        gateway
+    }
+
     /// Starts the gateway until it answers, ready or not.
     pub fn start_unready(lab: &'lab Lab, files: Files) -> Self {
         let gateway = Self { lab, child: spawn(lab, &files), files };
@@ -124,12 +131,10 @@ impl<'lab> Gateway<'lab> {
 
     /// Starts it with this limit on open files.
     pub fn start_with_descriptors(lab: &'lab Lab, files: Files, most: u32) -> Self {
-        let run = unprivileged(",+net_admin", &["run"], &files.config());
+        let run = files.run();
         let mut limited = Command::new("prlimit");
         limited.arg(format!("--nofile={most}:{most}")).arg(run.get_program()).args(run.get_args());
-        let mut gateway = Self { lab, child: spawn_as(lab, &files, limited), files };
-        gateway.wait_until_ready();
-        gateway
+        Self::start_as(lab, files, limited)
     }
 
     /// Starts it again after its end, with the same files.

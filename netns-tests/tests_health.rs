@@ -24,6 +24,9 @@ crate::trials! {
         reload_cannot_mend_failed_start
 }
 
+/// An address that only a privileged process may listen on.
+const PRIVILEGED: &str = "[::]:1";
+
 fn number_of_thread(gateway: &Gateway<'_>, name: &str) -> String {
     let tasks = fs::read_dir(gateway.proc("task")).unwrap().map(|task| task.unwrap().path());
     let mut named =
@@ -135,7 +138,7 @@ fn reload_cannot_mend_failed_start() {
     let mut gateway = lab.start_gateway(&Config { gateway: admin, ..Config::default() });
     let good = fs::read_to_string(gateway.config()).unwrap();
     wait_until("the good configuration to be kept", || gateway.keeps(&good));
-    gateway.write(&good.replacen("127.0.0.1:9915", "192.0.2.9:9915", 1));
+    gateway.write(&good.replacen("[::]:15001", PRIVILEGED, 1));
     gateway.kill();
     gateway.start_again();
     let said = text(&gateway.egret(&["reload"]));
@@ -157,7 +160,7 @@ fn broken_config_keeps_last_good(family: Family) {
     let good = fs::read_to_string(gateway.config()).unwrap();
     for (what, broken) in [
         ("a key that is unknown", good.replacen("drain =", "drian =", 1)),
-        ("an address that is not ours", good.replacen("127.0.0.1:9915", "192.0.2.9:9915", 1)),
+        ("a port that the gateway may not take", good.replacen("[::]:15001", PRIVILEGED, 1)),
         ("no file", String::new()),
     ] {
         wait_until("the good configuration to be kept", || gateway.keeps(&good));

@@ -24,6 +24,7 @@ crate::trials! {
         missing_config_is_reported,
         host_without_ipv6_runs_on_ipv4,
         taken_port_is_reported,
+        taken_metrics_port_is_tried_again,
         gateway_keeps_one_capability,
         missing_capability_is_reported,
         unopenable_log_stops_no_flow,
@@ -145,10 +146,6 @@ fn taken_port_is_reported() {
     let lab = Lab::new();
     let _listener = lab.gateway.run(|| Server::bind((Ipv6Addr::UNSPECIFIED, 15001).into()));
     assert_refused(&run(&lab, &valid()).0, &["15001"], "the listener's port is taken");
-    let lab = Lab::new();
-    let _metrics = lab.gateway.run(|| Server::bind((Ipv4Addr::LOCALHOST, 9915).into()));
-    assert_refused(&run(&lab, &valid()).0, &["9915"], "the metrics port is taken");
-
     // A second gateway would share the first one's connections by SO_REUSEPORT; it must not.
     let lab = Lab::new();
     let gateway = lab.start_gateway(&Config::default());
@@ -158,6 +155,20 @@ fn taken_port_is_reported() {
     let client = lab.connect(Tenant::Alpha, server.address());
     pass(&client, &server.accept(), b"the first goes on");
     drop(gateway);
+}
+
+fn taken_metrics_port_is_tried_again() {
+    let lab = Lab::new();
+    let taken = lab.gateway.run(|| Server::bind((Ipv4Addr::LOCALHOST, 9915).into()));
+    let files = Files::with_text(&valid());
+    lab.must_steer("up", &files.config(), Rules::Iptables);
+    let gateway = Gateway::start_unasked(&lab, files);
+    let said = gateway.stderr();
+    assert!(said.contains("cannot listen on 127.0.0.1:9915: the port is in use"), "{said}");
+    Flow::open(&lab, Tenant::Alpha, &Server::raw(&lab, Family::V4, 7000)).assert_alive();
+    drop(taken);
+    wait_until("the gateway to answer", || gateway.get("/readyz").is_ok_and(|(status, _)| status == 200));
+    gateway.expect_logged("the metrics listener 127.0.0.1:9915 is open now");
 }
 
 fn gateway_keeps_one_capability() {

@@ -1,7 +1,7 @@
 //! The composition root: builds everything from a checked configuration, runs it, and takes it down again.
 
-mod control_socket;
 mod health;
+mod late_listener;
 mod limits;
 mod listeners;
 mod observe;
@@ -16,7 +16,7 @@ pub use run::{RunError, run};
 pub use start_error::StartError;
 pub use startup::Startup;
 
-use crate::admin::{self, AdminState, Readiness};
+use crate::admin::{self, AdminState, ControlHandlers, ControlSocket, Readiness};
 use crate::audit::Originator;
 use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig};
@@ -36,15 +36,15 @@ use crate::telemetry::{FlowLogHandle, Metrics};
 use crate::verify::VerifierCapacity;
 use arc_swap::ArcSwap;
 use health::WorkerHealth;
+use late_listener::LateListener;
 use limits::DescriptorBudget;
 use observe::ScrapeSources;
 use opened::{Opened, RunningFlowLog};
 use signals::{SignalAction, Signals};
-use std::io;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use workers::Workers;
@@ -142,11 +142,13 @@ impl App {
         let (last, steering) = (reconciler.last(), network.last());
         let sources =
             ScrapeSources { handles: handles.clone(), metrics: Arc::clone(&metrics), last, steering };
-        serve_metrics(metrics_listener, &readiness, sources)?;
+        if let Some(listener) = metrics_listener {
+            tokio::spawn(serve_metrics(listener, readiness.clone(), sources));
+        }
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
             let control = ControlPlane { handles, reloads, auditor, main: startup.path.clone() }.control();
-            tokio::spawn(socket.serve(control));
+            tokio::spawn(serve_control(socket, control));
         }
         let (stage, _) = watch::channel(ShutdownPhase::Running);
         let (workers, heartbeats) = Workers::start(listeners, claims, &gateway, settings, &stage)?;
@@ -285,22 +287,24 @@ fn gateway_state(
     }
 }
 
-/// Serves health, readiness and metrics.
-fn serve_metrics(
-    listener: Option<TcpListener>,
-    readiness: &Readiness,
-    sources: ScrapeSources,
-) -> io::Result<()> {
-    let Some(listener) = listener else { return Ok(()) };
+/// Serves health, readiness and metrics, as soon as the listener is open.
+async fn serve_metrics(listener: LateListener<TcpListener>, readiness: Readiness, sources: ScrapeSources) {
     let (handles, last) = (sources.handles.clone(), Arc::clone(&sources.steering));
     let state = AdminState {
-        readiness: readiness.clone(),
+        readiness,
         notes: Arc::new(move || observe::notes(&handles, &last.load())),
         render: Arc::new(move || sources.render()),
     };
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    tokio::spawn(admin::serve(listener, state, std::future::pending()));
-    Ok(())
+    if let Err(error) = admin::serve(listener.opened().await, state, std::future::pending()).await {
+        tracing::error!(%error, "the metrics listener has failed");
+    }
+}
+
+/// Serves the control API, as soon as its socket is open.
+async fn serve_control(socket: LateListener<ControlSocket>, control: ControlHandlers) {
+    if let Err(error) = admin::serve_control(socket.opened().await, control).await {
+        tracing::error!(%error, "the control socket has failed");
+    }
 }
 
 /// Receivers of the flows' events: the flow log, if there is one.

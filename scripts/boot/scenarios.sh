@@ -188,7 +188,7 @@ scenario_restart_with_a_broken_configuration() {
     for breakage in "sed -i 's/^sources/source/' $config" "chmod 000 $config; chown root:root $config" "rm $config" \
         "echo broken >>/etc/egret/policy.d/beta.toml" "chown -R root:root /etc/egret/policy.d; chmod 700 /etc/egret/policy.d" \
         "rm /etc/egret/names.txt" "printf 'a b c\n' >/etc/egret/names.txt" \
-        "sed -i '1i [gateway]\nmetrics = \"192.0.2.9:9915\"' $config"; do
+        "sed -i '1i [gateway]\nlisten = \"[::]:1\"' $config"; do
         say "- $breakage"
         machine sh -c "$breakage"
         expect "systemctl restart failed after: $breakage" machine systemctl restart egret

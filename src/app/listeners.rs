@@ -65,12 +65,12 @@ pub(super) fn transparent(
         .collect()
 }
 
-/// Opens the metrics listener.
-pub(super) fn metrics(address: SocketAddr) -> Result<TcpListener, ListenError> {
+/// Opens the metrics listener, within the runtime that is to serve it.
+pub(super) fn metrics(address: SocketAddr) -> Result<tokio::net::TcpListener, ListenError> {
     let open = || {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
-        Ok(listener)
+        tokio::net::TcpListener::from_std(listener)
     };
     open().map_err(|error| explain(address, "metrics", error))
 }

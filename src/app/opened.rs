@@ -1,7 +1,8 @@
 //! Files and sockets that the configuration names, opened before anything runs.
 
-use super::control_socket::OpenedSocket;
+use super::late_listener::LateListener;
 use super::{StartError, listeners, observe};
+use crate::admin::ControlSocket;
 use crate::config::Config;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{AuditLog, FlowLogHandle, FlowLogThread, Metrics};
@@ -18,12 +19,12 @@ pub(super) struct Opened {
     /// The transparent listeners' address.
     pub(super) listen: SocketAddr,
     pub(super) listeners: Vec<TcpListener>,
-    pub(super) metrics_listener: Option<TcpListener>,
-    pub(super) control_socket: Option<OpenedSocket>,
+    pub(super) metrics_listener: Option<LateListener<tokio::net::TcpListener>>,
+    pub(super) control_socket: Option<LateListener<ControlSocket>>,
 }
 
 impl Opened {
-    /// Opens all of them.
+    /// Opens all of them, the traffic's listeners at least.
     pub(super) fn open(
         config: &Config,
         workers: usize,
@@ -34,8 +35,18 @@ impl Opened {
         let audit_log = observe::open_audit_log(config, metrics)?;
         let listen = listeners::usable(config.gateway.listen);
         let listeners = listeners::transparent(listen, workers, liveness, config.gateway.keeps_class)?;
-        let metrics_listener = config.gateway.metrics.map(listeners::metrics).transpose()?;
-        let control_socket = config.gateway.admin.clone().map(OpenedSocket::open);
+        let metrics_listener = config.gateway.metrics.map(|address| {
+            let missing = "nothing can ask this gateway for metrics, health and readiness";
+            LateListener::open(format!("the metrics listener {address}"), missing, move || {
+                listeners::metrics(address)
+            })
+        });
+        let control_socket = config.gateway.admin.clone().map(|path| {
+            let missing = "this gateway answers no questions and takes no orders, such as `egret ports` and `egret reload`";
+            LateListener::open(format!("the control socket {}", path.display()), missing, move || {
+                ControlSocket::open(&path)
+            })
+        });
         Ok(Self { flow_log, audit_log, listen, listeners, metrics_listener, control_socket })
     }
 }

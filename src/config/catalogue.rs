@@ -80,7 +80,7 @@ section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-ou
     WORKERS: EitherType<CountType> = EitherType("auto", CountType { min: 1, max: 1024 }), "workers", Default(r#""auto""#), "4",
         "Threads that carry flows. `\"auto\"` is one per core.";
     METRICS: EitherType<ListenAddressType> = EitherType("off", ListenAddressType), "metrics", Default(r#""127.0.0.1:9915""#), r#""127.0.0.1:9915""#,
-        "Where `/metrics`, `/healthz` and `/readyz` are served. Pools never hand out this port.";
+        "Where `/metrics`, `/healthz` and `/readyz` are served. Pools never hand out this port. A listener that cannot be opened is logged and tried again each second; the gateway goes on without it.";
     ADMIN: EitherType<ControlSocketType> = EitherType("off", ControlSocketType), "admin", Default(r#""unix:/run/egret/admin.sock""#), r#""unix:/run/egret/admin.sock""#,
         "The control socket, by which `egret ports`, `names`, `reload`, `candidate` and `explain --live` reach the gateway. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. A socket that cannot be opened is logged and tried again each second; the gateway goes on without it.";
     DRAIN: SpanType = span(0, 3_600_000), "drain", Default(r#""30s""#), r#""30s""#,

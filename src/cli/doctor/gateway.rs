@@ -12,6 +12,8 @@ use std::time::Duration;
 /// Longest wait for each step of an answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 const CHECK: &str = "gateway";
+/// The only status of readiness beside 200.
+const NOT_READY: u16 = 503;
 /// Effect of a gateway that does not answer at all.
 const UNTRIED: &str = "the kernel accepts connections of clients, and they may hang; no packets were tried";
 
@@ -57,6 +59,12 @@ fn is_silence(error: &io::Error) -> bool {
 pub(super) fn ready(metrics: SocketAddr) -> CheckFinding {
     match ask_ready(metrics) {
         Ok((200, _)) => CheckFinding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
+        Ok((status, _)) if status != NOT_READY => CheckFinding::fail(
+            CHECK,
+            format!("another program answers at http://{metrics}/readyz ({status})"),
+            "the gateway cannot open its metrics listener: load balancers and monitoring take it for dead",
+            Mend::run(format!("ss -ltnp 'sport = :{}'", metrics.port())),
+        ),
         Ok((status, reason)) => CheckFinding::fail(
             CHECK,
             format!("not ready ({status}): {reason}"),
@@ -100,7 +108,27 @@ fn ask_ready(metrics: SocketAddr) -> io::Result<(u16, String)> {
 mod tests {
     use super::*;
     use crate::cli::findings::FindingLevel;
+    use std::io::{BufRead as _, BufReader};
     use std::net::TcpListener;
+
+    #[test]
+    fn other_program_on_metrics_port_is_told() {
+        for (status, words) in
+            [("404 Not Found", "another program"), ("503 Unavailable", "not ready (503): why")]
+        {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = std::thread::spawn(move || {
+                let (mut asked, _) = listener.accept().unwrap();
+                let request = BufReader::new(&asked).lines().map_while(Result::ok);
+                request.take_while(|line| !line.is_empty()).for_each(drop);
+                asked.write_all(format!("HTTP/1.1 {status}\r\n\r\nwhy\n").as_bytes()).unwrap();
+            });
+            let found = ready(address);
+            assert!(found.level == FindingLevel::Fail && format!("{found:?}").contains(words), "{found:?}");
+            server.join().unwrap();
+        }
+    }
 
     /// The first question gets no answer; a second one would get one.
     #[test]
