@@ -189,7 +189,7 @@ fn useless_rules_are_not_offered() {
         ("10.0.1.5", r#""evil.example.org""#, "198.51.100.7:443", "denied_by_rule"),
         ("10.0.9.5", r#""api.example.org""#, "198.51.100.7:443", "no tenant"),
         ("10.0.1.5", r#""api.example.org""#, "198.51.100.7:22", "not steered"),
-        ("10.0.1.5", r#""api.example.org""#, "203.0.113.17:443", "own address or a pool's"),
+        ("10.0.1.5", r#""api.example.org""#, "203.0.113.17:443", "own or a pool's"),
         ("10.0.1.5", r#""egret-doctor.invalid""#, "198.51.100.7:443", "probe of `egret doctor`"),
     ] {
         let site = Site::new(client, hostname, destination, "not_allowed");
