@@ -271,7 +271,7 @@ fn reloads_keep_flows_every_policy_checks() {
                 opened.fetch_add(1, Ordering::Relaxed);
             }
         });
-        for n in 0..40 {
+        for n in 0..16 {
             let more = format!("  [[tenant.deny]]\n  hosts = [\"n{n}.example.net\"]\n");
             let destination = if n % 2 == 0 { "resolve" } else { "verify" };
             assert_eq!(unproved(&gateway, &config(&lab, destination, &more)), 0);

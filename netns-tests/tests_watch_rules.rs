@@ -37,8 +37,11 @@ fn new_interfaces_leave_the_gateway_ready() {
     for new in ["veth7", "veth8"] {
         lab.gateway.shell(&format!("ip link add {new} type veth peer name of-{new}"));
         wait_until("the rules of the interface to be requested", || request(&lab).exists());
-        let (status, said) = gateway.get("/readyz").unwrap();
-        assert!(status == 200 && said.contains(&format!("{new} is new")), "{status}: {said}");
+        wait_until("the note of the interface", || {
+            let (status, said) = gateway.get("/readyz").unwrap();
+            assert_eq!(status, 200, "{said}");
+            said.contains(&format!("{new} is new"))
+        });
         assert_eq!(gateway.metric("egret_steering_intact", &[]), 1);
         assert!(!lab.steer("status", &path, Rules::Iptables).status.success());
         let ward = Ward::default();
