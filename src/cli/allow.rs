@@ -238,7 +238,7 @@ fn denied_with(
 /// Writes rule and test, and returns the file with the rule. The rule is removed again if the flow is still denied with it.
 /// Nothing is written if the file of tests cannot be read: it is replaced as a whole.
 fn write(main: &Path, flow: &DeniedFlow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
-    let known = match crate::files::read_text(tests, crate::files::TEXT) {
+    let known = match crate::files::read_text(tests, crate::files::ALL_TEXT) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         known => known.map_err(|error| format!("{}: {error}; nothing was changed", tests.display()))?,
     };

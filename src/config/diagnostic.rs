@@ -1,14 +1,15 @@
 //! Diagnostics: findings in a configuration, each with its place and a remedy.
 
 use super::file_stamp::FileStamps;
-use super::policy_folder::{policy_files, policy_texts};
+use super::policy_folder::{POLICY_FOLDER, ignored_files, policy_files, policy_texts};
+use super::read_budget::{FileKind, ReadBudget};
 use super::texts::Texts;
 use super::version::digest_of;
-use crate::files;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
+use std::mem::take;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -125,29 +126,14 @@ pub(super) struct Diagnostics {
     texts: Texts,
     /// Files read instead of the disk's.
     kept: Option<Texts>,
-    left: Left,
+    budget: ReadBudget,
     found: Vec<(SourcePosition, Severity, String, String)>,
+    errors: usize,
+    warnings: usize,
 }
 
-/// Bytes that may still be read for one load, by kind of file: loading a candidate must not exhaust the gateway's
-/// memory.
-#[derive(Debug)]
-struct Left {
-    text: u64,
-    names: u64,
-    keys: u64,
-}
-
-/// Contents of a configuration file.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum FileKind {
-    /// TOML.
-    Text,
-    /// Hostnames, one per line.
-    Names,
-    /// Certificates or keys.
-    Keys,
-}
+/// Findings of each severity that are kept: a file may have one for every few bytes.
+const MAX_FINDINGS: usize = 1000;
 
 /// Reason why a file could not be read, and the remedy.
 #[derive(Debug, Clone)]
@@ -196,14 +182,32 @@ impl Diagnostics {
             read: Vec::new(),
             texts: Texts::default(),
             kept,
-            left: Left { text: files::TEXT, names: files::NAMES, keys: files::KEYS },
+            budget: ReadBudget::default(),
             found: Vec::new(),
+            errors: 0,
+            warnings: 0,
         }
     }
 
     /// Returns the files of `policy.d` in the main file's folder.
     pub(super) fn policy_files(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
         self.kept.as_ref().map_or_else(|| policy_files(folder), |kept| Ok(policy_texts(folder, kept)))
+    }
+
+    /// Warns of what lies in `policy.d` and was not read; after every other file was.
+    pub(super) fn warn_of_ignored_files(&mut self, folder: &Path) {
+        if self.kept.is_some() {
+            return;
+        }
+        // Hosts files may lie there.
+        let known: HashSet<_> = self.files.iter().map(|file| PathBuf::from(&**file)).collect();
+        for path in ignored_files(folder).into_iter().filter(|path| !known.contains(path)) {
+            let file = self.add_file(&path);
+            let message = format!("it is not read: policy files are {POLICY_FOLDER}/*.toml");
+            let help =
+                "rename it if it belongs to the policy, else move it elsewhere or begin its name with a dot";
+            self.warning(file.whole(), message, help);
+        }
     }
 
     /// Reads a file; `None` if that fails, which is reported. Findings are listed in the order of these calls.
@@ -220,11 +224,10 @@ impl Diagnostics {
         if self.kept.is_none() {
             self.footprint.note(path);
         }
-        self.files.push(path.to_string_lossy().into());
-        let file = FileId(self.files.len() - 1);
+        let file = self.add_file(path);
         let bytes = match &self.kept {
             Some(kept) => kept.read(path),
-            None => self.bytes(path, kind),
+            None => self.budget.read(path, kind),
         };
         match bytes.and_then(|bytes| self.texts.insert(path.to_owned(), &bytes).map(|()| bytes)) {
             Ok(bytes) => {
@@ -244,23 +247,9 @@ impl Diagnostics {
         }
     }
 
-    /// Returns the bytes of a file, within the limit on all files of its kind.
-    fn bytes(&mut self, path: &Path, kind: FileKind) -> io::Result<Vec<u8>> {
-        let (left, most) = match kind {
-            FileKind::Text => (&mut self.left.text, files::TEXT),
-            FileKind::Names => (&mut self.left.names, files::NAMES),
-            FileKind::Keys => (&mut self.left.keys, files::KEYS),
-        };
-        let bytes = files::read(path, *left).map_err(|error| {
-            if error.kind() != io::ErrorKind::FileTooLarge {
-                return error;
-            }
-            let most = most >> 20;
-            let message = format!("it is too large: at most {most} MiB are read of all such files together");
-            io::Error::new(error.kind(), message)
-        })?;
-        *left -= bytes.len() as u64;
-        Ok(bytes)
+    fn add_file(&mut self, path: &Path) -> FileId {
+        self.files.push(path.to_string_lossy().into());
+        FileId(self.files.len() - 1)
     }
 
     /// Takes every file read so far, each once, and their texts.
@@ -268,11 +257,14 @@ impl Diagnostics {
         // A file of certificates may be named twice.
         let mut seen = HashSet::new();
         self.read.retain(|file| seen.insert(file.path.clone()));
-        (std::mem::take(&mut self.read), std::mem::take(&mut self.texts))
+        (take(&mut self.read), take(&mut self.texts))
     }
 
     pub(super) fn error(&mut self, at: SourcePosition, message: impl Into<String>, help: impl Into<String>) {
-        self.found.push((at, Severity::Error, message.into(), help.into()));
+        self.errors += 1;
+        if self.has_room() {
+            self.found.push((at, Severity::Error, message.into(), help.into()));
+        }
     }
 
     pub(super) fn warning(
@@ -281,12 +273,20 @@ impl Diagnostics {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.found.push((at, Severity::Warning, message.into(), help.into()));
+        self.warnings += 1;
+        if self.warnings <= MAX_FINDINGS {
+            self.found.push((at, Severity::Warning, message.into(), help.into()));
+        }
     }
 
-    /// Number of errors so far.
+    /// Number of errors so far, whether kept or not.
     pub(super) fn errors(&self) -> usize {
-        self.found.iter().filter(|(_, severity, ..)| *severity == Severity::Error).count()
+        self.errors
+    }
+
+    /// False once there are more errors than are kept: reading on tells nothing more.
+    pub(super) fn has_room(&self) -> bool {
+        self.errors <= MAX_FINDINGS
     }
 
     /// Formats `file:line`, for a message that refers to a second place.
@@ -306,6 +306,14 @@ impl Diagnostics {
             message,
             help,
         };
-        (self.found.into_iter().map(diagnostic).collect(), self.footprint)
+        let mut diagnostics: Vec<_> = self.found.into_iter().map(diagnostic).collect();
+        let counts = [(Severity::Error, self.errors), (Severity::Warning, self.warnings)];
+        for (severity, _) in counts.into_iter().filter(|(_, count)| *count > MAX_FINDINGS) {
+            let message =
+                format!("there are more {}s: the first {MAX_FINDINGS} are shown", severity.as_str());
+            let file = Arc::clone(&files[0]);
+            diagnostics.push(Diagnostic { severity, file, line: 0, column: 0, message, help: String::new() });
+        }
+        (diagnostics, self.footprint)
     }
 }

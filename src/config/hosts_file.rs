@@ -1,7 +1,8 @@
 //! Files of hostnames, one per line.
 
-use super::diagnostic::{Diagnostics, FileId, FileKind, SourcePosition, Unreadable};
+use super::diagnostic::{Diagnostics, FileId, SourcePosition, Unreadable};
 use super::host_type::{Doubt, Wrong, judge};
+use super::read_budget::FileKind;
 use crate::hostname::HostPattern;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

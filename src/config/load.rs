@@ -130,6 +130,7 @@ fn read(path: &Path, name: &str, out: &mut Diagnostics) -> Option<Config> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         readable &= draft.read_policy_file(&path, &format!("{POLICY_FOLDER}/{name}"), out).is_some();
     }
+    out.warn_of_ignored_files(folder);
     // If a file could not be read, its contents must not be reported as missing.
     if readable { finish(main?, draft, source.whole(), out) } else { None }
 }
@@ -193,6 +194,10 @@ impl Draft {
     }
 
     fn read_tenants(&mut self, tables: &[TomlTable<'_>], out: &mut Diagnostics) {
-        self.tenants.extend(tables.iter().map(|table| TenantDraft::read(table, &mut self.files, out)));
+        for table in tables {
+            if out.has_room() {
+                self.tenants.push(TenantDraft::read(table, &mut self.files, out));
+            }
+        }
     }
 }

@@ -23,6 +23,7 @@ mod other_protocols;
 mod path_types;
 mod policy_folder;
 mod public_suffix;
+mod read_budget;
 mod reference;
 mod repeats;
 mod schema;

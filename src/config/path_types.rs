@@ -1,6 +1,7 @@
 //! Kinds of paths and of what is written to.
 
-use super::diagnostic::{Diagnostics, FileKind};
+use super::diagnostic::Diagnostics;
+use super::read_budget::FileKind;
 use super::repeats::{self, Repeat};
 use super::schema::Describe;
 use super::value::Value;

@@ -19,7 +19,7 @@ supported yet* is an error too: Egret never ignores what it is told.
 
 ## Files
 
-`policy.d/*.toml` beside the main file is read too, in the order of the names: for example one file for each tenant. Such a file holds
+`policy.d/*.toml` beside the main file is read too, in the order of the names: for example one file for each tenant (`egret check` warns of other files there). Such a file holds
 `[[pool]]` and `[[tenant]]` and nothing else. Hidden files are skipped. It makes no difference which file a pool stands in.
 
 A `hosts_file` has one name a line, with the same wildcards as `hosts`. Blank lines, and what follows a `#`, are skipped. A

@@ -1,6 +1,7 @@
 //! A configuration file in memory, and positions in it.
 
-use super::diagnostic::{Diagnostics, FileId, FileKind, SourcePosition};
+use super::diagnostic::{Diagnostics, FileId, SourcePosition};
+use super::read_budget::FileKind;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,10 +11,18 @@ use toml::de::DeTable;
 /// Maximum syntax errors reported for one file; further ones mostly follow from the first.
 const MAX_SYNTAX_ERRORS: usize = 10;
 
+/// Largest text of which every syntax error is looked for: the parser keeps them all, each of some hundred bytes, and
+/// there may be one for each byte. Of a larger text, the first is reported.
+const MAX_RECOVERED: usize = 128 << 10;
+/// Bytes between two counts of characters. A line may be as long as the file, and have a position for every few bytes.
+const BLOCK: usize = 512;
+
 /// One TOML file.
 pub(super) struct SourceFile {
     id: FileId,
     text: String,
+    /// Number of characters before each multiple of [`BLOCK`] bytes.
+    characters: Vec<usize>,
     /// Byte offset of each line; ascending, and the first is 0.
     lines: Vec<usize>,
     /// Path relative to the main file's folder; labels rules without a name.
@@ -31,7 +40,11 @@ impl SourceFile {
         let text = String::from_utf8_lossy(&bytes[..valid]).into_owned();
         let newlines = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n');
         let lines = std::iter::once(0).chain(newlines.map(|(at, _)| at + 1)).collect();
-        let source = Self { id, text, lines, label: label.into() };
+        let mut characters = vec![0];
+        for block in text.as_bytes().chunks(BLOCK) {
+            characters.push(characters.last().unwrap_or(&0) + count_characters(block));
+        }
+        let source = Self { id, text, characters, lines, label: label.into() };
         if !whole {
             out.error(source.place(&(valid..valid)), "the file is not UTF-8", "save it as UTF-8 text");
             return None;
@@ -39,14 +52,19 @@ impl SourceFile {
         Some(source)
     }
 
-    /// Parses the file; `None` if it is not TOML, which is reported with all syntax errors.
+    /// Parses the file; `None` if it is not TOML, which is reported.
     pub(super) fn parse(&self, out: &mut Diagnostics) -> Option<Spanned<DeTable<'_>>> {
-        let (table, errors) = DeTable::parse_recoverable(&self.text);
+        let first = match DeTable::parse(&self.text) {
+            Ok(table) => return Some(table),
+            Err(first) => first,
+        };
+        let all = || DeTable::parse_recoverable(&self.text).1;
+        let errors = if self.text.len() <= MAX_RECOVERED { all() } else { vec![first] };
         for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
             let at = self.place(&error.span().unwrap_or(0..0));
             out.error(at, format!("not valid TOML: {}", error.message()), "");
         }
-        errors.is_empty().then_some(table)
+        None
     }
 
     /// Parses as much of it as possible, ignoring errors.
@@ -64,7 +82,17 @@ impl SourceFile {
         let starts = |offset: &usize| self.text.is_char_boundary(*offset);
         let offset = (0..=span.start).rev().find(starts).unwrap_or(0);
         let line = self.lines.partition_point(|start| *start <= offset);
-        let column = self.text[self.lines[line - 1]..offset].chars().count() + 1;
+        let column = self.characters_before(offset) - self.characters_before(self.lines[line - 1]) + 1;
         self.id.at(line, column)
     }
+
+    fn characters_before(&self, offset: usize) -> usize {
+        let block = offset / BLOCK;
+        self.characters[block] + count_characters(&self.text.as_bytes()[block * BLOCK..offset])
+    }
+}
+
+/// Number of characters of UTF-8 text that start in these bytes.
+fn count_characters(text: &[u8]) -> usize {
+    text.iter().filter(|byte| !matches!(byte, 0x80..=0xbf)).count()
 }

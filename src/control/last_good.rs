@@ -145,7 +145,7 @@ impl LastGoodStore {
     fn read(&self, kept: KeepReason) -> io::Result<Option<Texts>> {
         let Some(folder) = &self.folder else { return Ok(None) };
         // Escapes may double a text.
-        let largest = 2 * (files::TEXT + files::NAMES + files::KEYS);
+        let largest = 2 * (files::ALL_TEXT + files::NAMES + files::KEYS);
         let bytes = match files::read(&folder.join(kept.file_name()), largest) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             bytes => bytes?,

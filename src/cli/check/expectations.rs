@@ -125,7 +125,7 @@ pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>,
         let ((line, column), severity) = (place.unwrap_or_default(), Severity::Error);
         Diagnostic { severity, file: shown.as_str().into(), line, column, message, help: help.to_owned() }
     };
-    let content = files::read_text(path, files::TEXT)
+    let content = files::read_text(path, files::ALL_TEXT)
         .map_err(|error| found(None, format!("cannot be read: {error}"), ""))?;
     let TestFile { test } = toml::from_str(&content).map_err(|error| {
         let message = error.message().to_owned();

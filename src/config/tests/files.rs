@@ -37,10 +37,38 @@ fn all_errors_are_reported_in_order() {
             "policy.d/b.toml:1:1 error", // no pool
             "policy.d/b.toml:2:8 error",
             "policy.d/b.toml:3:2 error",
+            "policy.d/notes.txt warning",
         ],
         "{found:#?}"
     );
     assert!(found.iter().any(|line| line.contains("it belongs in the main file")), "{found:#?}");
+}
+
+#[test]
+fn ignored_policy_files_are_warned() {
+    let main = format!(
+        "{GOOD}hosts_file = \"policy.d/names.txt\"\n[[tenant.allow]]\nhosts_file = \"./policy.d/more.txt\"\n"
+    );
+    let found = findings(&[
+        ("egret.toml", &main),
+        ("policy.d/names.txt", "a.example.com\n"),
+        ("policy.d/more.txt", "b.example.com\n"),
+        ("policy.d/b.tml", ""),
+        ("policy.d/b.TOML", ""),
+        ("policy.d/b.toml.disabled", ""),
+        ("policy.d/sub/b.toml", ""),
+        ("policy.d/.b.toml.swp", ""),
+        ("policy.d/b.toml~", ""),
+        ("policy.d/b.toml.bak", ""),
+        ("policy.d/b.toml.dpkg-dist", ""),
+        ("policy.d/b.toml.rpmnew", ""),
+        ("other/b.toml", ""),
+    ]);
+    let ignored: Vec<_> =
+        found.iter().filter_map(|line| line.split_once(": warning: it is not read")).collect();
+    let files: Vec<_> = ignored.iter().map(|(file, _)| *file).collect();
+    let expected = ["policy.d/b.TOML", "policy.d/b.tml", "policy.d/b.toml.disabled", "policy.d/sub"];
+    assert_eq!((files, found.len()), (expected.to_vec(), expected.len()), "{found:#?}");
 }
 
 #[test]
@@ -152,11 +180,56 @@ fn special_files_are_refused_everywhere() {
 fn total_file_size_is_bounded() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("policy.d")).unwrap();
-    let comment = format!("#{}\n", "x".repeat(6 << 20));
-    std::fs::write(folder.path().join("egret.toml"), format!("{GOOD}{comment}")).unwrap();
-    for name in ["a", "b"] {
-        std::fs::write(folder.path().join(format!("policy.d/{name}.toml")), &comment).unwrap();
+    std::fs::write(folder.path().join("egret.toml"), GOOD).unwrap();
+    let write = |name: &str, size: usize| {
+        let comment = format!("#{}\n", "x".repeat(size));
+        std::fs::write(folder.path().join(format!("policy.d/{name}.toml")), comment).unwrap();
+    };
+    for name in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        write(name, (2 << 20) - 2);
     }
     let report = load(&folder.path().join("egret.toml")).unwrap_err().to_string();
-    assert!(report.contains("b.toml: error: cannot be read: it is too large: at most 16 MiB"), "{report}");
+    assert!(report.contains("h.toml: error: cannot be read: it is too large: at most 16 MiB"), "{report}");
+    assert_eq!(report.lines().count(), 1, "{report}");
+    write("a", (2 << 20) - 1);
+    let report = load(&folder.path().join("egret.toml")).unwrap_err().to_string();
+    assert!(report.contains("a.toml: error: cannot be read: it is too large: at most 2 MiB"), "{report}");
+}
+
+#[test]
+fn number_of_findings_is_bounded() {
+    for (text, last) in [
+        (
+            format!("tenant = [{}]\n", "{},".repeat(5000)),
+            "error: there are more errors: the first 1000 are shown",
+        ),
+        (
+            (0..1500).fold(GOOD.to_owned(), |text, n| {
+                text + &format!("[[tenant.allow]]\nhosts = [\"a{n}.example\"]\ncertificate = \"require\"\n")
+            }),
+            "warning: there are more warnings: the first 1000 are shown",
+        ),
+    ] {
+        let found = findings(&[("egret.toml", &text)]);
+        assert_eq!(found.len(), 1001, "{:?}", found.last());
+        assert!(found[1000].ends_with(last), "{:?}", found[1000]);
+    }
+}
+
+#[test]
+fn garbage_has_few_syntax_errors() {
+    for (size, errors) in [(100, 10), (1 << 20, 1)] {
+        let found = findings(&[("egret.toml", &"=\n".repeat(size))]);
+        assert_eq!(found.len(), errors, "{size}: {:?}", found.first());
+        assert!(found[0].starts_with("egret.toml:1:1: error: not valid TOML"), "{size}: {}", found[0]);
+    }
+}
+
+#[test]
+fn columns_of_long_lines_count_characters() {
+    let names = (0..3000).fold(String::new(), |names, n| names + &format!("\"bücher{n:04}.example\", "));
+    let found = findings(&[("egret.toml", &format!("{GOOD}[[tenant.allow]]\nhosts = [{names}1]\n"))]);
+    let column = "hosts = [".len() + 3000 * "\"bucher0000.example\", ".len() + 1;
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with(&format!("egret.toml:13:{column}: error")), "{}", found[0]);
 }
