@@ -89,6 +89,8 @@ impl fmt::Display for Mend {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::cli::Cli;
+    use clap::Parser as _;
     use std::process::Command;
 
     /// Programs that remedies call.
@@ -126,6 +128,10 @@ pub(super) mod tests {
             let program = command.split(' ').next().unwrap_or_default();
             assert!(PROGRAMS.contains(&program), "{program:?} of {commands:?} is no program");
             assert!(!command.contains(", and ") && !command.ends_with([';', ',']), "{commands}");
+            if program == "egret" {
+                let parsed = Cli::try_parse_from(command.split(' '));
+                assert!(parsed.is_ok(), "{command:?}: {}", parsed.unwrap_err());
+            }
         }
     }
 

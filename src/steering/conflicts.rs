@@ -159,6 +159,12 @@ fn of_pool(pool: IpNet, params: &SteeringParams, machine: &MachineNetwork) -> Ve
         "other hosts on a link",
         neighbours.map(|(address, dev)| format!("{address} on {dev}")).collect(),
     );
+    let ends = machine.peers().filter(|(address, _)| elsewhere(&address));
+    others(
+        ConflictSeverity::Doubtful,
+        "the other end of a link or tunnel",
+        ends.map(|(address, name)| format!("{address} of {name}")).collect(),
+    );
     let networks = machine.addresses().filter(|(_, own)| own.prefix_len() + 1 < own.max_prefix_len());
     for (link, own) in networks {
         let (name, network) = (&link.ifname, own.trunc());

@@ -55,11 +55,17 @@ pub(super) struct LinkEntryInfo {
 pub(super) struct LinkData {
     pub(super) nf_call_iptables: u8,
     pub(super) nf_call_ip6tables: u8,
+    /// The other end of a tunnel, of IPv4 or IPv6; or a word, such as `any`.
+    remote: String,
+    remote6: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct AddressEntry {
     pub(super) local: Option<IpAddr>,
+    /// The other end of a point-to-point link.
+    #[serde(rename = "address")]
+    peer: Option<IpAddr>,
     #[serde(default)]
     prefixlen: u8,
     #[serde(default)]
@@ -166,6 +172,16 @@ impl MachineNetwork {
 
     pub(super) fn has(&self, address: IpAddr) -> bool {
         self.addresses().any(|(_, own)| own.addr() == address)
+    }
+
+    /// The other ends of point-to-point links and tunnels, and the interface that leads to each.
+    pub(super) fn peers(&self) -> impl Iterator<Item = (IpAddr, &str)> {
+        self.links.iter().flat_map(|link| {
+            let LinkData { remote, remote6, .. } = &link.linkinfo.data;
+            let remotes = [remote, remote6].into_iter().filter_map(|remote| remote.parse().ok());
+            let peers = link.addr_info.iter().filter_map(|one| one.peer).chain(remotes);
+            peers.map(|peer| (peer, &*link.ifname))
+        })
     }
 
     /// Every address with its prefix, and the interface that has it.

@@ -44,10 +44,13 @@ fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts]) -> Option<Che
         return None;
     }
     let (what, cure) = if in_state("draining") == sources.len() {
-        (
-            "drained",
-            Mend::run(format!("egret ports undrain {}", first.source)).and("or take `drain` out of [[pool]]"),
-        )
+        const BY_FILE: &str = "take `drain` out of [[pool]]";
+        // Networks whose addresses are derived for each client are drained by the configuration alone.
+        let cure = match first.source.parse::<IpAddr>() {
+            Ok(address) => Mend::run(format!("egret ports undrain {address}")).and(format!("or {BY_FILE}")),
+            Err(_) => format!("{BY_FILE}, then `egret reload`").into(),
+        };
+        ("drained", cure)
     } else {
         (
             "drained or not local to this machine",
@@ -85,11 +88,14 @@ mod tests {
             held: 0,
             busiest: 0,
         };
-        let told = |states: &[&str]| {
-            let sources: Vec<_> = states.iter().map(|state| source("192.0.2.1", state)).collect();
+        let of = |network: &str, states: &[&str]| {
+            let sources: Vec<_> = states.iter().map(|state| source(network, state)).collect();
             let found = finding("a", IpFamily::V4, &sources.iter().collect::<Vec<_>>());
             found.map(|finding| (finding.found, finding.mend.unwrap_or_default().to_string()))
         };
+        let told = |states: &[&str]| of("192.0.2.1", states);
+        let (_, cure) = of("2001:db8::/64", &["draining"]).unwrap();
+        assert_eq!(cure, "take `drain` out of [[pool]], then `egret reload`");
         let (found, cure) = told(&["draining", "draining"]).unwrap();
         assert_eq!(found, "every IPv4 source address of pool a is drained: 2 of 2");
         assert!(cure.starts_with("egret ports undrain 192.0.2.1"), "{cure}");

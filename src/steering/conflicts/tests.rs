@@ -39,9 +39,13 @@ fn machine() -> MachineNetwork {
 }
 
 fn of(pool: &str) -> Vec<(bool, String)> {
+    of_machine(pool, &machine())
+}
+
+fn of_machine(pool: &str, machine: &MachineNetwork) -> Vec<(bool, String)> {
     let pool = SteeredPool { network: pool.parse().unwrap(), ports: PortRange::new(1024, 65535).unwrap() };
     let params = SteeringParams { pools: vec![pool], ports: InterceptedPorts::All, ..params() };
-    let found = conflicts(&params, &machine()).into_iter();
+    let found = conflicts(&params, machine).into_iter();
     found.map(|one| (one.gravity == ConflictSeverity::Refused, one.found)).collect()
 }
 
@@ -52,6 +56,29 @@ fn pool_of_own_addresses_has_no_conflict() {
     {
         assert_eq!(of(pool), [], "{pool}");
     }
+}
+
+#[test]
+fn pool_with_ends_of_links_names_them() {
+    let told = MachineOutput {
+        addresses: r#"[
+            {"ifname":"ppp0","addr_info":[{"local":"192.0.2.1","address":"192.0.2.2","prefixlen":32}]},
+            {"ifname":"vxlan7","linkinfo":{"info_kind":"vxlan","info_data":{"remote":"192.0.2.3"}}},
+            {"ifname":"vxlan8","linkinfo":{"info_kind":"vxlan","info_data":{"remote6":"2001:db8:52::3"}}},
+            {"ifname":"gre0","linkinfo":{"info_kind":"gre","info_data":{"remote":"any"}}}]"#
+            .into(),
+        ..MachineOutput::default()
+    };
+    let machine = MachineNetwork::read(&told, []);
+    for (pool, end) in [
+        ("192.0.2.2/32", "192.0.2.2 of ppp0"),
+        ("192.0.2.3/32", "192.0.2.3 of vxlan7"),
+        ("2001:db8:52::/64", "2001:db8:52::3 of vxlan8"),
+    ] {
+        let expected = format!("pool addresses {pool} include the other end of a link or tunnel: {end}");
+        assert_eq!(of_machine(pool, &machine), [(false, expected)]);
+    }
+    assert_eq!(of_machine("192.0.2.4/32", &machine), []);
 }
 
 #[test]
