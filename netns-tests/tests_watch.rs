@@ -21,6 +21,7 @@ crate::trials! {
         unsteered_gateway_reports_it,
         missing_helper_is_not_asked,
         exemptions_are_not_reported_lost,
+        rules_added_before_the_start_are_told,
         removed_exemption_leaves_the_gateway_ready,
         disabled_watch_reports_nothing
 }
@@ -104,6 +105,9 @@ fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
     assert!(gateway.metric("egret_steering_repairs_total", &[]) > 0);
 }
 
+/// The words for rules that are no exemptions.
+const ADDED: &str = "others were added that are no exemptions";
+
 fn lost_iptables_rules_are_repaired() {
     is_told_and_put_back(
         Rules::Iptables,
@@ -124,6 +128,14 @@ fn lost_iptables_rules_are_repaired() {
                 "IPv6 table filter: INPUT does not begin with a jump",
             ),
             ("iptables -w -t mangle -R EGRET_STEER 2 -j ACCEPT", "packet_rules", "removed or replaced"),
+            ("iptables -w -t mangle -I EGRET_STEER -j RETURN", "packet_rules", ADDED),
+            ("ip6tables -w -t mangle -I EGRET_STEER ! -s fd00:9::1 -j ACCEPT", "packet_rules", ADDED),
+            ("iptables -w -I EGRET_FORWARD 2 -s 10.0.3.2 -j ACCEPT", "packet_rules", ADDED),
+            (
+                "nft 'add table ip mangle { flags dormant; }'",
+                "packet_rules",
+                "IPv4 table mangle: it is dormant",
+            ),
         ],
     );
 }
@@ -135,6 +147,14 @@ fn lost_nftables_rules_are_repaired() {
             ("nft flush ruleset", "packet_rules", "none of Egret's packet rules"),
             ("nft flush chain inet egret refuse", "packet_rules", "chain refuse has 0 rules"),
             ("nft delete chain inet egret steer", "packet_rules", "chain steer is gone"),
+            (
+                "nft 'add table inet egret { flags dormant; }'",
+                "packet_rules",
+                "table inet egret: it is dormant",
+            ),
+            ("nft insert rule inet egret steer accept", "packet_rules", ADDED),
+            ("nft insert rule inet egret steer ip protocol tcp accept", "packet_rules", ADDED),
+            ("nft insert rule inet egret refuse ip daddr != 10.9.0.0/16 return", "packet_rules", ADDED),
         ],
     );
 }
@@ -144,6 +164,8 @@ fn lost_legacy_rules_are_repaired() {
         Rules::Legacy,
         &[
             ("iptables-legacy -w -t mangle -F", "packet_rules", "IPv4 table mangle"),
+            ("ip6tables-legacy -w -t mangle -I EGRET_STEER -j RETURN", "packet_rules", ADDED),
+            ("iptables-legacy -w -t mangle -I EGRET_STEER ! -d 10.9.0.0/16 -j RETURN", "packet_rules", ADDED),
             ("ip6tables-legacy -w -F FORWARD", "packet_rules", "IPv6 table filter: FORWARD"),
             (
                 "iptables-legacy -w -t raw -D EGRET_OUTPUT 1",
@@ -214,24 +236,50 @@ fn missing_helper_is_not_asked() {
 }
 
 fn exemptions_are_not_reported_lost() {
-    for rules in [Rules::Iptables, Rules::Nftables] {
+    for (rules, commands) in [
+        (
+            Rules::Iptables,
+            "iptables -w -t mangle -I EGRET_STEER -s 10.0.3.2 -j ACCEPT; iptables -w -A FORWARD -j DROP
+             ip6tables -w -t mangle -I EGRET_STEER -s fd00:3::/32 -d fd00::/8 -p tcp --dport 443 -j RETURN",
+        ),
+        (
+            Rules::Legacy,
+            "iptables-legacy -w -t mangle -I EGRET_STEER -d 10.9.0.0/16 -j ACCEPT
+             ip6tables-legacy -w -t mangle -I EGRET_STEER -s fd00::/8 -p tcp --dport 443 -j RETURN",
+        ),
+        (
+            Rules::Nftables,
+            "nft insert rule inet egret steer ip saddr 10.0.3.2 accept
+             nft insert rule inet egret steer ip6 saddr fd00::/8 tcp dport 443 accept
+             nft insert rule inet egret steer 'ip daddr . tcp dport { 10.9.0.1 . 443, 10.9.0.2 . 80 } return'",
+        ),
+    ] {
         let lab = Lab::new();
         let gateway = lab.start_steered_gateway(&config(&lab), rules);
         wait_until_well(&gateway);
-        lab.gateway.shell(match rules {
-            Rules::Nftables => "nft insert rule inet egret steer ip saddr 10.0.3.2 accept",
-            Rules::Iptables | Rules::Legacy => {
-                "iptables -w -t mangle -I EGRET_STEER -s 10.0.3.2 -j ACCEPT; iptables -w -A FORWARD -j DROP"
-            }
-        });
+        lab.gateway.shell(commands);
         // When it reports this loss, it has seen the changes before it.
         lab.gateway.ip("route del local 203.0.113.32/30 dev lo table local");
         let said = complaint(&gateway);
-        assert!(said.contains("203.0.113.32/30") && !said.contains("table"), "{said}");
+        assert!(said.contains("203.0.113.32/30") && !said.contains("table"), "{rules:?}: {said}");
     }
 }
 
-/// An exemption that came while the gateway ran goes unremarked; one that it started with takes one repair.
+fn rules_added_before_the_start_are_told() {
+    for (rules, damage) in [
+        (Rules::Nftables, "nft insert rule inet egret steer accept"),
+        (Rules::Iptables, "iptables -w -t mangle -I EGRET_STEER -j RETURN"),
+        (Rules::Legacy, "iptables-legacy -w -t mangle -I EGRET_STEER -p tcp -j ACCEPT"),
+    ] {
+        let lab = Lab::new();
+        let files = Files::new(&config(&lab));
+        lab.must_steer("up", &files.config(), rules);
+        lab.gateway.shell(damage);
+        let said = complaint(&Gateway::start_unready(&lab, files));
+        assert!(said.contains(ADDED), "{damage}: {said}");
+    }
+}
+
 fn removed_exemption_leaves_the_gateway_ready() {
     for (rules, insert, remove) in [
         (
@@ -269,6 +317,9 @@ fn removed_exemption_leaves_the_gateway_ready() {
         gateway.kill();
         gateway.start_again();
         wait_until_well(&gateway);
+        lab.gateway.shell(remove);
+        let said = look(&gateway);
+        assert!(!said.contains("table inet") && !said.contains("table mangle"), "{rules:?}: {said}");
         lab.gateway.shell("nft flush ruleset");
         complaint(&gateway);
         lab.must_steer("up", &path, rules);

@@ -307,7 +307,13 @@ load_iptables() { # iptables|ip6tables ip|ip6
         fi
     fi
     printf '%s\n' "$rules" | "$1-restore" -w --noflush
+    for table in filter raw mangle; do wake_table "$2" $table; done
     for tool in $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
+}
+wake_table() { # ip|ip6 TABLE: a table that somebody has switched off keeps its rules, and no packet meets them
+    if have nft && nft -t list table "$1" "$2" 2>/dev/null | grep -q '^[[:space:]]*flags .*dormant'; then
+        nft add table "$1" "$2"
+    fi
 }
 has_chain() { # ip|ip6 TABLE CHAIN: whether the chain is there; the nftables backend makes it when somebody uses it
     if have nft && nft list chain "$1" "$2" "$3" >/dev/null 2>&1; then echo yes; else echo no; fi

@@ -261,21 +261,28 @@ impl SteeringMonitor {
         }
         let tells_renewal = found.iter().all(|table| table.replaced_whole);
         let mut look = SteeringLook { tells_renewal, ..SteeringLook::default() };
-        for TableState { key, wrong, rules, replaced_whole } in found {
+        for TableState { key, wrong, rules, surplus, replaced_whole } in found {
             // Whoever puts steering in place replaces all rules of a table at once. Where some of them stayed and others
             // are gone, somebody else had a hand in it.
             let seen = self.seen.entry(key.clone()).or_default();
             let fell_apart = replaced_whole && !seen.is_disjoint(&rules) && !seen.is_subset(&rules);
+            let joined = !seen.is_empty() && *seen != rules && seen.is_subset(&rules);
+            // More rules than expected that came as a whole are those of other files, which intercept. In legacy iptables
+            // that cannot be told.
+            let is_new = if replaced_whole { joined || seen.is_empty() } else { *seen != rules };
+            let surplus = surplus.filter(|_| is_new);
             look.rules.extend(&rules);
             if let Some((what, remedy)) = wrong {
                 look.lost.push(Lost { part: Part::PacketRules, what, remedy });
             } else if fell_apart {
                 let what = format!("{}: some of Egret's rules were removed or replaced", key.called());
                 look.lost.push(Lost { part: Part::PacketRules, what, remedy: Remedy::Renew });
+            } else if let Some(what) = &surplus {
+                look.lost.push(Lost { part: Part::PacketRules, what: what.clone(), remedy: Remedy::Renew });
             }
-            // Rules that join are exemptions, which may go as they came.
-            let joined = replaced_whole && !seen.is_empty() && seen.is_subset(&rules);
-            if !fell_apart && !joined {
+            // Rules that joined may go as they came.
+            let is_whole = !fell_apart && surplus.is_none();
+            if is_whole && !(replaced_whole && joined) {
                 *seen = rules;
             }
         }
@@ -319,7 +326,13 @@ impl SteeringMonitor {
                 let key = TableKey { family, table: String::new() };
                 let what = format!("{}: none of Egret's packet rules is in place", key.called());
                 let wrong = Some((what, Remedy::Renew));
-                all.push(TableState { key, wrong, rules: BTreeSet::new(), replaced_whole: false });
+                all.push(TableState {
+                    key,
+                    wrong,
+                    rules: BTreeSet::new(),
+                    surplus: None,
+                    replaced_whole: false,
+                });
             }
         }
         Ok(all)

@@ -71,6 +71,19 @@ pub fn has_table(family: TableFamily, table: &str) -> io::Result<bool> {
     Ok(found(ask(GET_TABLE, Want::One, family as u8, &name(1, table), |_| Ok(())))?.is_some())
 }
 
+/// True if nf_tables has the table switched off, so that no packet meets its rules.
+pub fn is_dormant(family: TableFamily, table: &str) -> io::Result<bool> {
+    /// `NFT_TABLE_F_DORMANT`
+    const DORMANT: u32 = 1;
+    let mut flags = 0;
+    let asked = ask(GET_TABLE, Want::One, family as u8, &name(1, table), |body| {
+        // NFTA_TABLE_FLAGS
+        flags = attribute(body, 2).map_or(Ok(0), be32)?;
+        Ok(())
+    });
+    Ok(found(asked)?.is_some() && flags & DORMANT != 0)
+}
+
 /// Reads a chain; `None` if it does not exist.
 pub fn chain(
     backend: Backend,
@@ -115,6 +128,7 @@ fn chain_of_nf_tables(family: TableFamily, table: &str, chain: &str) -> io::Resu
             rules.push(PacketRule {
                 id: identity(&table_handle, body),
                 target,
+                by_address: ahead::is_by_address(body),
                 ahead,
                 listener: listener(body),
             });

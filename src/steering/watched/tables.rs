@@ -5,7 +5,7 @@ use super::fault::remedy_of_others;
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::steering::ahead::{self, RulePosition};
-use crate::sys::packet_rules::{self, Ahead, Backend, PacketChain, TableFamily};
+use crate::sys::packet_rules::{self, Ahead, Backend, PacketChain, PacketEffect, PacketRule, TableFamily};
 use std::collections::BTreeSet;
 use std::io;
 
@@ -44,7 +44,7 @@ pub(super) struct OwnChain {
     pub(super) name: String,
     /// Packets enter it, not only by jumps.
     pub(super) hooked: bool,
-    /// There are more where somebody has added exemptions.
+    /// Without exemptions.
     pub(super) rules: usize,
     /// The interfaces that packets come in by for which it has rules, as far as each rule names one.
     pub(super) interfaces: BTreeSet<String>,
@@ -83,8 +83,10 @@ pub(super) struct TableState {
     pub(super) key: TableKey,
     /// The first thing that is not as it should be, and its remedy.
     pub(super) wrong: Option<(String, Remedy)>,
-    /// Those of Egret's rules that are there.
+    /// Those of Egret's rules that are there, and what others have added to them but exemptions.
     pub(super) rules: BTreeSet<u64>,
+    /// Description of a chain with more rules than the plan's.
+    pub(super) surplus: Option<String>,
     /// Rules have numbers of their own, so that one that was replaced can be told.
     pub(super) replaced_whole: bool,
 }
@@ -95,26 +97,36 @@ impl PlannedTable {
         let TableFacts { steered, ports, listen_port, .. } = facts;
         let key = TableKey { family: self.family, table: self.name.clone() };
         let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
-        let (mut wrong, mut rules, mut present) = (None, BTreeSet::new(), false);
+        let (mut wrong, mut rules, mut surplus, mut present) = (None, BTreeSet::new(), None, false);
         let mut tell = |what: String, remedy| {
             wrong.get_or_insert_with(|| (format!("{}: {what}", key.called()), remedy));
         };
+        if backend == Backend::NfTables && packet_rules::is_dormant(self.family, &self.name)? {
+            tell("it is dormant, so that no packet meets its rules".to_owned(), Remedy::Renew);
+        }
         for OwnChain { name, hooked, rules: wanted, interfaces } in &self.chains {
             let Some(chain) = read(name)? else {
                 tell(format!("chain {name} is gone"), Remedy::Renew);
                 continue;
             };
             present = true;
-            rules.extend(chain.rules.iter().map(|rule| rule.id));
+            let own = without_exemptions(&chain.rules);
+            rules.extend(own.iter().map(|rule| rule.id));
             if let Some(what) = wrong_listener(name, &chain, listen_port) {
                 tell(what, Remedy::RestartBoth);
             }
             if let Some((what, remedy)) = wrong_interfaces(name, &chain, interfaces, facts) {
                 tell(what, remedy);
             }
-            if chain.rules.len() < *wanted {
-                let what = format!("chain {name} has {} rules instead of {wanted}", chain.rules.len());
-                tell(what, Remedy::Renew);
+            if own.len() < *wanted {
+                tell(format!("chain {name} has {} rules instead of {wanted}", own.len()), Remedy::Renew);
+            }
+            if own.len() > *wanted {
+                let called = key.called();
+                surplus.get_or_insert_with(|| {
+                    format!("{called}: chain {name} has {} rules instead of {wanted}: others were added that are no \
+                             exemptions", own.len())
+                });
             }
             if *hooked && chain.hook.is_none() {
                 tell(format!("no packet enters chain {name}"), Remedy::Renew);
@@ -138,8 +150,17 @@ impl PlannedTable {
                 tell(what, Remedy::Renew);
             }
         }
-        Ok((TableState { key, wrong, rules, replaced_whole: backend == Backend::NfTables }, present))
+        let replaced_whole = backend == Backend::NfTables;
+        Ok((TableState { key, wrong, rules, surplus, replaced_whole }, present))
     }
+}
+
+/// The rules of a chain without those of others at its start that let certain addresses pass (docs/steering.md).
+fn without_exemptions(rules: &[PacketRule]) -> &[PacketRule] {
+    let is_exemption = |rule: &&PacketRule| {
+        rule.by_address && matches!(rule.ahead.effect, PacketEffect::Take | PacketEffect::Return)
+    };
+    &rules[rules.iter().take_while(is_exemption).count()..]
 }
 
 /// Describes a rule that hands packets to another port than the gateway's, as after a change of `[gateway] listen` that only
@@ -183,7 +204,7 @@ fn as_pattern(name: &str) -> String {
 /// The number of the first rule before ours that may take packets of ours.
 fn overtaker(
     place: RulePosition<'_>,
-    before: &[packet_rules::PacketRule],
+    before: &[PacketRule],
     read: impl Fn(&str) -> io::Result<Option<PacketChain>>,
 ) -> io::Result<Option<usize>> {
     let mut chain = |name: &str| -> io::Result<Vec<Ahead>> {
@@ -264,7 +285,7 @@ mod tests {
     fn rule_with_another_listener_is_found() {
         let ahead = Ahead::taking();
         let rule =
-            |listener| packet_rules::PacketRule { id: 1, target: None, ahead: ahead.clone(), listener };
+            |listener| PacketRule { id: 1, target: None, ahead: ahead.clone(), by_address: false, listener };
         let chain = |rules: &[Option<u16>]| PacketChain {
             hook: None,
             rules: rules.iter().copied().map(rule).collect(),

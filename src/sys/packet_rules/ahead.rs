@@ -70,6 +70,42 @@ pub(super) fn ahead(rule: &[u8]) -> Ahead {
     found
 }
 
+/// True if the rule compares source or destination addresses with others that they must be.
+pub(super) fn is_by_address(rule: &[u8]) -> bool {
+    let (mut loaded, mut found) = (false, false);
+    for (_, expression) in attributes(attribute(rule, 4).unwrap_or_default()) {
+        let kind = attribute(expression, 1).map(text).unwrap_or_default();
+        let data = attribute(expression, 2).unwrap_or_default();
+        let number = |kind| attribute(data, kind).and_then(|value| be32(value).ok());
+        let is_negated = match &*kind {
+            "payload" => {
+                loaded |= is_address(number(2), number(3), number(4));
+                continue;
+            }
+            // NFT_CMP_NEQ, NFT_RANGE_NEQ
+            "cmp" | "range" => number(2) == Some(1),
+            // NFTA_LOOKUP_FLAGS: NFT_LOOKUP_F_INV
+            "lookup" => number(5).is_some_and(|flags| flags & 1 != 0),
+            _ => continue,
+        };
+        if std::mem::take(&mut loaded) {
+            if is_negated {
+                return false;
+            }
+            found = true;
+        }
+    }
+    found
+}
+
+/// True for the addresses of the network header, or a part of them. IPv4 has TTL, protocol and checksum where those of IPv6
+/// begin; the TTL cannot be told from the first byte of a source.
+fn is_address(base: Option<u32>, offset: Option<u32>, length: Option<u32>) -> bool {
+    base == Some(1)
+        && offset.is_some_and(|offset| offset >= 8)
+        && !matches!((offset, length), (Some(9), Some(1)) | (Some(10), Some(2)))
+}
+
 /// Content of a register, for the comparison that follows.
 #[derive(Debug, Clone, Copy)]
 enum LoadedField {

@@ -31,7 +31,9 @@ const TARGET: usize = 32;
 struct Form {
     /// Size of the part that matches addresses and interfaces, which comes first.
     addresses: usize,
-    /// Offset of the name of the input interface.
+    /// Offset of the masks of source and destination, which are zero where any address matches.
+    masks: usize,
+    /// Offset of the name of the input interface, which comes behind the masks.
     comes_by: usize,
     /// Offset of the flags that invert matches.
     inverted: usize,
@@ -39,10 +41,12 @@ struct Form {
     matches: usize,
 }
 
-const V4: Form = Form { addresses: 84, comes_by: 16, inverted: 83, matches: 112 };
-const V6: Form = Form { addresses: 136, comes_by: 64, inverted: 132, matches: 168 };
+const V4: Form = Form { addresses: 84, masks: 8, comes_by: 16, inverted: 83, matches: 112 };
+const V6: Form = Form { addresses: 136, masks: 32, comes_by: 64, inverted: 132, matches: 168 };
 /// `IPT_INV_VIA_IN`, `IP6T_INV_VIA_IN`
 const NOT_BY_INTERFACE: u8 = 1;
+/// `IPT_INV_SRCIP`, `IPT_INV_DSTIP`, and the same of IPv6.
+const NOT_BY_ADDRESS: u8 = 0x18;
 
 /// True if the legacy iptables are loaded for the family.
 pub fn is_loaded(family: TableFamily) -> bool {
@@ -150,7 +154,14 @@ impl LegacyTable<'_> {
         });
         let effect = jump.clone().map_or_else(|| entry.effect(), PacketEffect::Jump);
         let ahead = Ahead { comes_by: self.comes_by(entry), is_narrow: true, effect, ..Ahead::taking() };
-        PacketRule { id: digest.finish(), target: jump, ahead, listener: entry.listener() }
+        let by_address = self.is_by_address(entry);
+        PacketRule { id: digest.finish(), target: jump, ahead, by_address, listener: entry.listener() }
+    }
+
+    fn is_by_address(&self, entry: &LegacyEntry<'_>) -> bool {
+        let masks = entry.bytes.get(self.form.masks..self.form.comes_by).unwrap_or_default();
+        let is_negated = entry.bytes.get(self.form.inverted).is_none_or(|flags| flags & NOT_BY_ADDRESS != 0);
+        masks.iter().any(|byte| *byte != 0) && !is_negated
     }
 
     /// The interface that the rule is about, or the pattern as iptables writes it.

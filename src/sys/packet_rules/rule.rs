@@ -34,6 +34,8 @@ pub struct PacketRule {
     pub target: Option<String>,
     /// Its effect. Of the matches of the legacy iptables only the interface is read.
     pub ahead: Ahead,
+    /// It is about certain source or destination addresses, and none of them is negated.
+    pub by_address: bool,
     /// The port of the listener that it hands packets to (TPROXY).
     pub listener: Option<u16>,
 }
