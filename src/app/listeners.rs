@@ -15,11 +15,11 @@ pub enum ListenError {
     /// The port is in use.
     #[error("cannot listen on {0}: the port is in use; find by whom with `ss -ltnp 'sport = :{port}'`, or set another in [gateway] {1}", port = .0.port())]
     InUse(SocketAddr, &'static str),
-    /// No CAP_NET_ADMIN.
+    /// A right is missing.
     #[error(
-        "cannot make the listener on {0} transparent: CAP_NET_ADMIN is missing; run by the service, or `setpriv --ambient-caps +net_admin --inh-caps +net_admin egret run`"
+        "cannot listen on {0}: not permitted; a port below 1024 needs CAP_NET_BIND_SERVICE (or set another in [gateway] {1}), and a transparent listener CAP_NET_ADMIN: run by the service, or `setpriv --ambient-caps +net_admin --inh-caps +net_admin egret run`"
     )]
-    NotPermitted(SocketAddr),
+    NotPermitted(SocketAddr, &'static str),
     /// The address is not assigned to this machine.
     #[error(
         "cannot listen on {0}: the address is not assigned to this machine; set another in [gateway] {1}"
@@ -80,7 +80,7 @@ fn explain(address: SocketAddr, key: &'static str, error: io::Error) -> ListenEr
     if failure == Failure::PortTaken {
         ListenError::InUse(address, key)
     } else if failure == Failure::NotPermitted {
-        ListenError::NotPermitted(address)
+        ListenError::NotPermitted(address, key)
     } else if failure == Failure::NotOurAddress {
         ListenError::NotOurs(address, key)
     } else {
