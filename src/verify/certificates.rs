@@ -151,7 +151,7 @@ impl CertificateCache {
         begin: impl Fn() -> Result<StartedConnection, &'static str>,
     ) -> Result<AnswerNotices, &'static str> {
         let client = self.0.client.load_full().ok_or("no root certificate is on this machine")?;
-        let place = self.0.places.take(asker).filter(|_| self.0.in_pace(asker));
+        let place = self.0.places.take(&asker.probes).filter(|_| self.0.in_pace(asker));
         let place = place.ok_or("too many certificates were being asked for")?;
         let (flight, progress) = match self.0.flights.begin(question) {
             Ok(new) => new,

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most concurrent lookups of all tenants together, and probes; fewer where descriptors are few.
 pub const AT_ONCE: u32 = 512;
-/// Concurrent lookups of one tenant, so that one that invents names does not block the others.
+/// Concurrent lookups of one tenant, so that one that invents names does not block the others; and probes.
 const OF_ONE: usize = 128;
 
 /// Divisor of the total that gives the part reserved for tenants with few.
@@ -26,8 +26,8 @@ pub struct VerifierCapacity {
 
 impl VerifierCapacity {
     /// Creates it with a number of descriptors for each. One lookup and one probe are always possible.
-    pub fn new(lookups: usize, probes: usize) -> Self {
-        Self { lookups: LookupLimiter::new(lookups), probes: LookupLimiter::new(probes) }
+    pub fn new(lookup_sockets: usize, probes: usize) -> Self {
+        Self { lookups: LookupLimiter::new(lookup_sockets), probes: LookupLimiter::new(probes) }
     }
 }
 
@@ -45,7 +45,8 @@ pub(super) struct LookupLimiter {
 #[derive(Debug, Clone)]
 pub struct TenantLookups {
     pub(super) owner: EntryOwner,
-    places: Arc<Semaphore>,
+    pub(super) lookups: Arc<Semaphore>,
+    pub(super) probes: Arc<Semaphore>,
     pub(super) pace: Arc<StartRate>,
 }
 
@@ -72,25 +73,26 @@ impl Default for TenantLookups {
     fn default() -> Self {
         static OWNERS: AtomicU64 = AtomicU64::new(EntryOwner::ALL.0 + 1);
         let owner = EntryOwner(OWNERS.fetch_add(1, Ordering::Relaxed));
-        Self { owner, places: Arc::new(Semaphore::new(OF_ONE)), pace: Arc::default() }
+        let [lookups, probes] = [(); 2].map(|()| Arc::new(Semaphore::new(OF_ONE)));
+        Self { owner, lookups, probes, pace: Arc::default() }
     }
 }
 
 impl LookupLimiter {
     fn new(most: usize) -> Self {
         let most = u32::try_from(most).unwrap_or(u32::MAX).max(1);
-        Self { descriptors: Arc::new(Semaphore::new(most as usize)), most, each: Arc::default() }.opening(1)
+        Self { descriptors: Arc::new(Semaphore::new(most as usize)), most, each: Arc::default() }.with_each(1)
     }
 
     /// The same for lookups that open up to this many descriptors each.
-    pub(super) fn opening(&self, each: usize) -> Self {
+    pub(super) fn with_each(&self, each: usize) -> Self {
         let new = Self { each: Arc::default(), ..self.clone() };
-        new.open(each);
+        new.set_each(each);
         new
     }
 
     /// Lookups open up to this many descriptors each from now on.
-    pub(super) fn open(&self, each: usize) {
+    pub(super) fn set_each(&self, each: usize) {
         let least = self.most.div_ceil(AT_ONCE);
         let each = u32::try_from(each).unwrap_or(u32::MAX).max(least).min(self.most);
         self.each.store(each, Ordering::Relaxed);
@@ -105,9 +107,9 @@ impl LookupLimiter {
         (self.most / self.each()) as usize
     }
 
-    /// Takes a permit, if one is free; the last ones only if the tenant has few.
-    pub(super) fn take(&self, asker: &TenantLookups) -> Option<LookupSlot> {
-        let has = OF_ONE - asker.places.available_permits();
+    /// Takes a permit of this limit and of a tenant's, if one is free; the last ones only if the tenant has few.
+    pub(super) fn take(&self, of_tenant: &Arc<Semaphore>) -> Option<LookupSlot> {
+        let has = OF_ONE - of_tenant.available_permits();
         let each = self.each();
         let (places, free) = (self.most / each, self.descriptors.available_permits() / each as usize);
         let kept = (places / KEPT) as usize;
@@ -115,12 +117,12 @@ impl LookupLimiter {
         if !has_few && (has >= kept || free <= kept) {
             return None;
         }
-        let of_one = Arc::clone(&asker.places).try_acquire_owned().ok()?;
+        let of_one = Arc::clone(of_tenant).try_acquire_owned().ok()?;
         let of_all = Arc::clone(&self.descriptors).try_acquire_many_owned(each).ok()?;
         Some(LookupSlot { _of_all: of_all, _of_one: Some(of_one) })
     }
 
-    /// Waits for a permit that counts for no tenant; `None` never.
+    /// Waits for a permit that counts for no tenant. `None` only if the semaphore were closed, which nobody does.
     pub(super) async fn wait(&self) -> Option<LookupSlot> {
         let of_all = Arc::clone(&self.descriptors).acquire_many_owned(self.each()).await.ok()?;
         Some(LookupSlot { _of_all: of_all, _of_one: None })
@@ -166,7 +168,8 @@ mod tests {
     #[test]
     fn hostile_tenants_leave_slots_for_others() {
         let places = LookupLimiter::default();
-        let flood = |asker: &TenantLookups| (0..1000).filter_map(|_| places.take(asker)).collect::<Vec<_>>();
+        let flood =
+            |asker: &TenantLookups| (0..1000).filter_map(|_| places.take(&asker.lookups)).collect::<Vec<_>>();
         let hostile: Vec<_> = (0..10).map(|_| flood(&TenantLookups::default())).collect();
         assert!(hostile.iter().all(|taken| taken.len() >= LITTLE as usize), "each has some");
         assert_eq!(flood(&TenantLookups::default()).len(), LITTLE as usize);
@@ -175,22 +178,23 @@ mod tests {
     #[test]
     fn lookups_never_open_more_descriptors() {
         for (most, each, places) in [(1, 6, 1), (5, 6, 1), (131, 6, 21), (512, 1, 512), (100_000, 6, 510)] {
-            let lookups = LookupLimiter::new(most).opening(each);
+            let lookups = LookupLimiter::new(most).with_each(each);
             assert_eq!(lookups.places(), places, "{most} {each}");
-            let all: Vec<_> = std::iter::from_fn(|| lookups.take(&TenantLookups::default())).collect();
+            let all: Vec<_> =
+                std::iter::from_fn(|| lookups.take(&TenantLookups::default().lookups)).collect();
             assert_eq!(all.len(), places, "{most} {each}");
             assert!(lookups.descriptors.available_permits() < lookups.each() as usize);
         }
         // The number of servers becomes known later, to all that share the limit.
-        let lookups = LookupLimiter::new(480).opening(48);
+        let lookups = LookupLimiter::new(480).with_each(48);
         for (each, places) in [(6, 80), (12, 40)] {
-            lookups.clone().open(each);
+            lookups.clone().set_each(each);
             assert_eq!(lookups.places(), places, "{each}");
         }
         for (most, of_one) in [(131, 5), (30, FAMILIES)] {
-            let few = LookupLimiter::new(most).opening(6);
+            let few = LookupLimiter::new(most).with_each(6);
             let busy = TenantLookups::default();
-            let taken: Vec<_> = std::iter::from_fn(|| few.take(&busy)).collect();
+            let taken: Vec<_> = std::iter::from_fn(|| few.take(&busy.lookups)).collect();
             assert_eq!(taken.len(), of_one, "{most}");
         }
     }

@@ -45,7 +45,7 @@ impl MissingSupplies {
         });
         let found = found.await;
         tracing::info!(servers = ?found.addresses(), "/etc/resolv.conf names DNS servers now");
-        self.lookups.open(found.sockets());
+        self.lookups.set_each(found.sockets());
         self.dns.store(Arc::new(found));
     }
 

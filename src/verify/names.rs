@@ -250,7 +250,7 @@ impl NameCache {
 
     /// Starts a lookup for a flow.
     fn ask_on(&self, key: &NameKey, asker: &TenantLookups) -> Result<AnswerNotices, LookupError> {
-        let Some(place) = self.0.places.take(asker) else {
+        let Some(place) = self.0.places.take(&asker.lookups) else {
             self.0.meters.refused.increment(1);
             return Err(LookupError::Busy);
         };
@@ -275,7 +275,8 @@ impl NameCache {
         }
         if let Ok((flight, _)) = self.0.flights.begin(&(EntryOwner::ALL, key.clone())) {
             let _place = self.0.places.wait().await;
-            NameLookup::new(Arc::clone(&self.0), flight, now).run().await;
+            // The wait for a place is not part of the lookup's duration.
+            NameLookup::new(Arc::clone(&self.0), flight, self.now()).run().await;
         }
         self.0.shards.of(key).known(EntryOwner::ALL, key).until().unwrap_or(now)
     }

@@ -7,7 +7,8 @@ use super::shards::NameKey;
 use crate::addr::Family;
 use crate::hostname::Hostname;
 use crate::verify::NameAnswer;
-use metrics::{Counter, Histogram};
+use metrics::{Counter, Histogram, HistogramFn};
+use std::iter;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -46,6 +47,14 @@ fn paused_now() -> Instant {
 }
 
 fn names(says: Vec<ScriptedAnswer>) -> (NameCache, Arc<ScriptedServers>) {
+    names_with(says, LookupLimiter::default(), Histogram::noop())
+}
+
+fn names_with(
+    says: Vec<ScriptedAnswer>,
+    places: LookupLimiter,
+    duration: Histogram,
+) -> (NameCache, Arc<ScriptedServers>) {
     let script = Arc::new(ScriptedServers::default());
     script.say(says);
     let servers = Arc::clone(&script);
@@ -70,9 +79,9 @@ fn names(says: Vec<ScriptedAnswer>) -> (NameCache, Arc<ScriptedServers>) {
         absent: counter(),
         failed: counter(),
         refused: counter(),
-        duration: Histogram::noop(),
+        duration,
     };
-    (NameCache::new(ask, GRACE, LookupLimiter::default(), Handle::current(), paused_now, meters), script)
+    (NameCache::new(ask, GRACE, places, Handle::current(), paused_now, meters), script)
 }
 
 fn suits(answer: &NameAnswer, family: Family) -> bool {
@@ -262,6 +271,43 @@ async fn rule_names_outlive_made_up_ones() {
     assert!(names.count() <= 65_537, "{}", names.count());
     assert_eq!(names.known(&name(), &[Family::V4, Family::V6], None), [ip(ONE)]);
     assert!(names.known(&name(), &[Family::V6], None).is_empty(), "of the other family");
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_take_no_lookups_places() {
+    let (names, _) = names(vec![at_once(&[ONE], 60)]);
+    let (probes, asker) = (LookupLimiter::default(), TenantLookups::default());
+    let held: Vec<_> = iter::from_fn(|| probes.take(&asker.probes)).collect();
+    assert_eq!(held.len(), 128);
+    assert_eq!(names.check(&name(), ip(ONE), &asker).await, AddressMatch::Yes);
+}
+
+/// Durations as they are recorded, in seconds.
+#[derive(Default)]
+struct Durations(Mutex<Vec<f64>>);
+
+impl HistogramFn for Durations {
+    fn record(&self, seconds: f64) {
+        self.0.lock().unwrap().push(seconds);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn wait_for_place_is_no_lookup_time() {
+    let durations = Arc::new(Durations::default());
+    let one_place = LookupLimiter::default().with_each(usize::MAX);
+    let recorded = Histogram::from_arc(Arc::clone(&durations));
+    let (names, _) = names_with(vec![after(2000, &[ONE], 60)], one_place, recorded);
+    let [one, two] = ["one.example.com", "two.example.com"]
+        .map(|name| NameKey { name: name.parse().unwrap(), family: Family::V4 });
+    let begun = paused_now();
+    tokio::join!(names.refresh(&one), names.refresh(&two));
+    assert_eq!((paused_now() - begun).as_secs(), 4, "one after the other");
+    let recorded = durations.0.lock().unwrap();
+    assert!(
+        recorded.len() == 2 && recorded.iter().all(|seconds| (2.0..2.1).contains(seconds)),
+        "{recorded:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,7 +56,7 @@ impl Verifier {
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dns = DnsServers::new(&settings.servers, settings.dnssec.clone()).map_err(io::Error::other)?;
-        let places = capacity.lookups.opening(dns.sockets());
+        let places = capacity.lookups.with_each(dns.sockets());
         let dns = Arc::new(ArcSwap::from_pointee(dns));
         let asked = Arc::clone(&dns);
         let ask = Box::new(move |name: &_, family| asked.load().ask(name, family));
