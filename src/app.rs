@@ -12,9 +12,11 @@ mod start_error;
 mod startup;
 mod workers;
 
+pub use limits::descriptors_for;
 pub use run::{RunError, run};
 pub use start_error::StartError;
 pub use startup::Startup;
+pub use workers::count as worker_count;
 
 use crate::admin::{self, AdminState, ControlHandlers, ControlSocket, Readiness};
 use crate::audit::Originator;
@@ -95,7 +97,7 @@ impl App {
         let settings = settings(&config, liveness, room.pipes);
         let outline = ConfigDigest::of(&config);
         let expected = ExpectedNetwork::of(&config, config.gateway.listen.port());
-        let capacity = VerifierCapacity::new(room.lookups, room.probes);
+        let capacity = VerifierCapacity::new(room.lookup_sockets, room.probes);
         let built = CompiledConfig::new(&config, files, &ledger, &metrics, &capacity, None)?;
         let in_force = ActiveConfig::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));

@@ -3,7 +3,7 @@
 use crate::admin;
 use crate::gateway::MOST_WAITING;
 use crate::sys::limits;
-use crate::verify::{MOST_LOOKUPS, SOCKETS_OF_A_QUERY};
+use crate::verify::{MOST_CHECKS, SOCKETS_OF_A_LOOKUP};
 use std::io;
 
 /// Descriptors whose number neither tenants nor peers of a listener change: listeners, logs, signals, event loops of the
@@ -19,14 +19,12 @@ const PAIR: u64 = 2;
 const PIPES: DescriptorPart = DescriptorPart { divisor: 32, least: 0, of_few: 1 };
 /// Upstream sockets beside each flow's own: of addresses that are tried at once.
 const ATTEMPTS: DescriptorPart = DescriptorPart { divisor: 128, least: 64, of_few: 32 };
-/// Sockets of DNS queries: 64 lookups at one server.
-const LOOKUPS: DescriptorPart = DescriptorPart { divisor: 64, least: 64 * SOCKETS_OF_A_QUERY, of_few: 8 };
+/// Sockets of DNS queries: at least 64 lookups at one server, without DNSSEC.
+const LOOKUPS: DescriptorPart = DescriptorPart { divisor: 64, least: 64 * SOCKETS_OF_A_LOOKUP, of_few: 8 };
 /// Sockets of certificate probes.
 const PROBES: DescriptorPart = DescriptorPart { divisor: 256, least: 64, of_few: 32 };
-/// DNS servers up to which the most lookups are possible; each lookup queries all of them.
-const SERVERS: usize = 4;
 /// Fewer flows than this indicate a misconfiguration.
-const FEW_FLOWS: u64 = 1000;
+const FEW_FLOWS: u32 = 1000;
 
 /// A part of the descriptors that flows share with others.
 struct DescriptorPart {
@@ -44,7 +42,7 @@ impl DescriptorPart {
     }
 }
 
-/// Capacity for all that takes descriptors by its number.
+/// How many of each there may be at once, so that descriptors never run out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DescriptorBudget {
     /// Flows of all workers.
@@ -54,7 +52,7 @@ pub(super) struct DescriptorBudget {
     /// Attempts to dial of all workers, beside each flow's first.
     pub(super) attempts: u32,
     /// Sockets of DNS queries.
-    pub(super) lookups: usize,
+    pub(super) lookup_sockets: usize,
     /// Certificate probes.
     pub(super) probes: usize,
 }
@@ -83,7 +81,10 @@ pub enum LimitError {
 /// Raises the limit on open files as far as possible, and returns the capacity, with at most `wanted` flows.
 pub(super) fn descriptor_budget(workers: usize, wanted: Option<u32>) -> Result<DescriptorBudget, LimitError> {
     let have = limits::raise_open_files()?;
-    let room = divide(have, workers, wanted)?;
+    let room = divide(have, workers);
+    if room.flows == 0 {
+        return Err(LimitError::TooFew { have, need: descriptors_for(FEW_FLOWS, workers), workers });
+    }
     match wanted {
         Some(wanted) if wanted > room.flows => {
             tracing::warn!(
@@ -93,7 +94,7 @@ pub(super) fn descriptor_budget(workers: usize, wanted: Option<u32>) -> Result<D
                 "max_flows does not fit the limit on open files; going on with what fits (raise LimitNOFILE)"
             );
         }
-        None if u64::from(room.flows) < FEW_FLOWS => {
+        None if room.flows < FEW_FLOWS => {
             tracing::warn!(
                 max_flows = room.flows,
                 open_files = have,
@@ -102,27 +103,37 @@ pub(super) fn descriptor_budget(workers: usize, wanted: Option<u32>) -> Result<D
         }
         Some(_) | None => {}
     }
-    Ok(room)
+    Ok(DescriptorBudget { flows: room.flows.min(wanted.unwrap_or(u32::MAX)), ..room })
 }
 
-fn divide(have: u64, workers: usize, wanted: Option<u32>) -> Result<DescriptorBudget, LimitError> {
+/// Returns the least limit on open files that has room for so many flows.
+pub fn descriptors_for(flows: u32, workers: usize) -> u64 {
+    let (mut too_few, mut enough) = (0, u64::from(u32::MAX) * 4);
+    while too_few + 1 < enough {
+        let middle = too_few.midpoint(enough);
+        if divide(middle, workers).flows >= flows {
+            enough = middle;
+        } else {
+            too_few = middle;
+        }
+    }
+    enough
+}
+
+fn divide(have: u64, workers: usize) -> DescriptorBudget {
     let fixed = FIXED + ADMIN + PER_WORKER * workers as u64;
     let rest = have.saturating_sub(fixed);
-    let (for_pipes, attempts) = (PIPES.of(rest), ATTEMPTS.of(rest));
-    let lookups = LOOKUPS.of(rest).min(u64::from(MOST_LOOKUPS) * (SOCKETS_OF_A_QUERY * SERVERS) as u64);
-    let probes = PROBES.of(rest).min(u64::from(MOST_LOOKUPS));
-    let fit = u32::try_from((rest - for_pipes - attempts - lookups - probes) / PAIR).unwrap_or(u32::MAX);
-    if fit == 0 {
-        return Err(LimitError::TooFew { have, need: fixed + PAIR * FEW_FLOWS, workers });
-    }
+    let (for_pipes, attempts, lookup_sockets) = (PIPES.of(rest), ATTEMPTS.of(rest), LOOKUPS.of(rest));
+    let probes = PROBES.of(rest).min(u64::from(MOST_CHECKS));
+    let flows = (rest - for_pipes - attempts - lookup_sockets - probes) / PAIR;
     let pipes = for_pipes / PAIR / workers.max(1) as u64;
-    Ok(DescriptorBudget {
-        flows: wanted.map_or(fit, |wanted| wanted.min(fit)),
+    DescriptorBudget {
+        flows: u32::try_from(flows).unwrap_or(u32::MAX),
         pipes: usize::try_from(pipes).unwrap_or(usize::MAX),
         attempts: u32::try_from(attempts).unwrap_or(u32::MAX),
-        lookups: usize::try_from(lookups).unwrap_or(usize::MAX),
+        lookup_sockets: usize::try_from(lookup_sockets).unwrap_or(usize::MAX),
         probes: usize::try_from(probes).unwrap_or(usize::MAX),
-    })
+    }
 }
 
 #[cfg(test)]
@@ -133,16 +144,29 @@ mod tests {
     fn descriptor_budget_is_never_exceeded() {
         for have in [150, 256, 1024, 20_000, 1_048_576, u64::from(u32::MAX) * 4] {
             for workers in [1, 2, 64] {
-                let Ok(room) = divide(have, workers, None) else { continue };
+                let room = divide(have, workers);
+                if room.flows == 0 {
+                    continue;
+                }
                 let pairs = PAIR * (u64::from(room.flows) + (room.pipes * workers) as u64);
-                let used = pairs + u64::from(room.attempts) + (room.lookups + room.probes) as u64;
+                let used = pairs + u64::from(room.attempts) + (room.lookup_sockets + room.probes) as u64;
                 let fixed = FIXED + ADMIN + PER_WORKER * workers as u64;
                 assert!(used + fixed <= have, "{have} {workers} {room:?}");
             }
         }
-        assert!(matches!(divide(128, 1, None), Err(LimitError::TooFew { .. })));
-        assert_eq!(divide(20_000, 2, Some(10)).unwrap().flows, 10);
-        let DescriptorBudget { attempts, lookups, probes, .. } = divide(1_048_576, 2, None).unwrap();
-        assert_eq!((attempts, lookups, probes), (8189, 12_288, 512));
+        assert_eq!(divide(128, 1).flows, 0);
+        let DescriptorBudget { attempts, lookup_sockets, probes, .. } = divide(1_048_576, 2);
+        assert_eq!((attempts, lookup_sockets, probes), (8189, 16_378, 512));
+    }
+
+    #[test]
+    fn least_limit_has_room_for_flows() {
+        for flows in [1, 1000, 10_000, 1_000_000, u32::MAX] {
+            for workers in [1, 2, 64] {
+                let least = descriptors_for(flows, workers);
+                assert!(divide(least, workers).flows >= flows, "{flows} {workers}");
+                assert!(divide(least - 1, workers).flows < flows, "{flows} {workers}");
+            }
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::thread::{self, JoinHandle};
 use tokio::sync::{mpsc, watch};
 
 /// Returns the number of workers.
-pub(super) fn count(config: &Config) -> usize {
+pub fn count(config: &Config) -> usize {
     match config.gateway.workers {
         Some(count) => count.get(),
         None => thread::available_parallelism().map_or(1, usize::from),

@@ -66,13 +66,13 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
     let mut found =
         vec![kernel::version(), kernel::transparent_sockets(), kernel::modules(), kernel::migration()];
     found.extend(process::capability(service.as_ref()));
-    found.push(process::descriptors(service.as_ref(), doctor.wanted_flows));
+    found.push(process::descriptors(service.as_ref(), doctor));
     found.extend([
         kernel::timestamps(),
         kernel::socket_list(),
         kernel::accept_queue(),
         kernel::pipes(),
-        kernel::files(doctor.wanted_flows),
+        kernel::files(doctor.wanted_descriptors),
     ]);
     found.extend([network::forwarding(), network::conntrack()]);
     found.extend(families::families(&doctor.pools));
@@ -127,7 +127,8 @@ mod tests {
             socket: None,
             resolver: None,
             pools: Vec::new(),
-            wanted_flows: u64::MAX / 8,
+            wanted_flows: u32::MAX,
+            wanted_descriptors: u64::MAX / 8,
             tenants: Vec::new(),
             broken: None,
         };

@@ -14,7 +14,7 @@ use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use server::ResolverServer;
+use server::{ResolverServer, SIGNED_SOCKETS};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +50,8 @@ impl DnsServers {
     /// Most sockets that one lookup has open. Servers that are not known yet may be as many as there can be.
     pub(super) fn sockets(&self) -> usize {
         let known = self.servers.len();
-        SOCKETS * if known == 0 { resolv_conf::MOST } else { known }
+        let each = if self.anchors.is_some() { SIGNED_SOCKETS } else { SOCKETS };
+        each * if known == 0 { resolv_conf::MOST } else { known }
     }
 
     /// Queries all servers concurrently.
@@ -155,6 +156,10 @@ fn absence(error: NetError) -> Option<NameAnswer> {
 mod tests {
     use super::*;
     use hickory_resolver::proto::rr::rdata::{A, CNAME};
+    use std::io::ErrorKind::WouldBlock;
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+    use std::thread;
 
     const HERE: [u8; 4] = [192, 0, 2, 1];
     const THERE: [u8; 4] = [203, 0, 113, 66];
@@ -181,6 +186,75 @@ mod tests {
 
     fn here(ttl: u64) -> NameAnswer {
         NameAnswer::Addresses(vec![IpAddr::from(HERE)], Duration::from_secs(ttl))
+    }
+
+    #[test]
+    fn signed_lookups_count_more_sockets() {
+        let server = SocketAddr::from((HERE, 53));
+        let sockets = |servers: &[_], anchors| DnsServers::new(servers, anchors).unwrap().sockets();
+        assert_eq!((sockets(&[server], None), sockets(&[server; 3], None)), (8, 24));
+        assert_eq!((sockets(&[server], Some(ROOT)), sockets(&[server; 3], Some(ROOT))), (36, 108));
+        assert_eq!((sockets(&[], None), sockets(&[], Some(ROOT))), (64, 288));
+    }
+
+    /// Answers by UDP that the answer is truncated, once all lookups are under way, and by TCP that there is no such name. Yields
+    /// the connections.
+    fn truncating(lookups: usize) -> (SocketAddr, mpsc::UnboundedReceiver<TcpStream>) {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        let udp = std::net::UdpSocket::bind(address).unwrap();
+        thread::spawn(move || {
+            let mut queries = Vec::new();
+            loop {
+                let mut query = [0; 1024];
+                let (length, from) = udp.recv_from(&mut query).unwrap();
+                query[2] |= 0x82; // response, truncated
+                queries.push((query, length, from));
+                if queries.len() >= lookups {
+                    for (query, length, from) in &queries {
+                        let _ = udp.send_to(&query[..*length], from);
+                    }
+                }
+            }
+        });
+        let (accepted, connections) = mpsc::unbounded_channel();
+        thread::spawn(move || {
+            for mut connection in tcp.incoming().map(Result::unwrap) {
+                accepted.send(connection.try_clone().unwrap()).unwrap();
+                thread::spawn(move || {
+                    let mut length = [0; 2];
+                    while connection.read_exact(&mut length).is_ok() {
+                        let mut query = vec![0; u16::from_be_bytes(length).into()];
+                        connection.read_exact(&mut query).unwrap();
+                        query[2] |= 0x80; // response
+                        query[3] |= 3; // NXDOMAIN
+                        connection.write_all(&[&length[..], &query].concat()).unwrap();
+                    }
+                });
+            }
+        });
+        (address, connections)
+    }
+
+    #[tokio::test]
+    async fn connections_left_by_lookups_are_counted() {
+        const LOOKUPS: usize = 4;
+        let (address, mut connections) = truncating(LOOKUPS);
+        let dns = DnsServers::new(&[address], None).unwrap();
+        let lookups: Vec<_> = (0..LOOKUPS)
+            .map(|n| dns.ask(&format!("n{n}.example.com").parse().unwrap(), Family::V4))
+            .collect();
+        for mut answers in lookups {
+            assert!(matches!(answers.recv().await, Some(NameAnswer::Absent(_))));
+        }
+        let mut left = 0;
+        while let Ok(connection) = connections.try_recv() {
+            connection.set_nonblocking(true).unwrap();
+            left += usize::from(connection.peek(&mut [0]).is_err_and(|error| error.kind() == WouldBlock));
+        }
+        assert!(left > 0, "the first opened one");
+        // Three sockets of each query are closed with it.
+        assert!(left <= LOOKUPS * (dns.sockets() - 6), "{left}");
     }
 
     const ROOT: DnssecAnchors = DnssecAnchors { root: true, given: Vec::new() };

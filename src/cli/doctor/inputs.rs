@@ -1,6 +1,7 @@
 //! The configuration, as far as doctor needs it.
 
 use super::families;
+use crate::app::{descriptors_for, worker_count};
 use crate::cli::findings::CheckFinding;
 use crate::config::Config;
 use crate::control::{asked_servers, looked_up, steering_params};
@@ -23,7 +24,9 @@ pub struct Doctor {
     /// The pools that tenants leave from.
     pub(super) pools: Vec<families::UsedPool>,
     /// Flows that there should be room for at once.
-    pub wanted_flows: u64,
+    pub wanted_flows: u32,
+    /// The least limit on file descriptors that has room for them.
+    pub wanted_descriptors: u64,
     /// Tenants whose clients' packets are tried.
     pub tenants: Vec<TenantClients>,
     /// The finding about files with errors, if this is the last good configuration instead.
@@ -33,6 +36,7 @@ pub struct Doctor {
 impl Doctor {
     /// Collects them from the configuration. `broken`: the finding about files with errors, if it is the last good one.
     pub(in crate::cli) fn of(config: &Config, broken: Option<CheckFinding>) -> Self {
+        let wanted_flows = config.gateway.max_flows.unwrap_or(10_000);
         Self {
             steering: steering_params(config),
             metrics: config.gateway.metrics,
@@ -42,7 +46,8 @@ impl Doctor {
                 name: looked_up(config).map_or_else(|| ANY_NAME.to_owned(), ToString::to_string),
             }),
             pools: families::used_pools(config),
-            wanted_flows: u64::from(config.gateway.max_flows.unwrap_or(10_000)),
+            wanted_flows,
+            wanted_descriptors: descriptors_for(wanted_flows, worker_count(config)),
             tenants: config
                 .tenants
                 .iter()

@@ -166,10 +166,9 @@ pub(super) fn pipes() -> CheckFinding {
     }
 }
 
-pub(super) fn files(wanted_flows: u64) -> CheckFinding {
+pub(super) fn files(wanted: u64) -> CheckFinding {
     const CHECK: &str = "fs.file-max";
-    let (most, wanted) =
-        (number("fs/file-max").unwrap_or_default(), super::process::descriptors_for(wanted_flows));
+    let most = number("fs/file-max").unwrap_or_default();
     if most >= wanted {
         return CheckFinding::ok(CHECK, most.to_string());
     }

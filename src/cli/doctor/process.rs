@@ -1,5 +1,6 @@
 //! Privileges and limits of this shell, and of the gateway if it runs.
 
+use super::inputs::Doctor;
 use super::listeners::listeners;
 use super::proc::read;
 use crate::cli::findings::CheckFinding;
@@ -97,15 +98,19 @@ fn has_net_admin(status: &str) -> bool {
     bits.is_some_and(|bits| bits & (1 << NET_ADMIN) != 0)
 }
 
-pub(super) fn descriptors(service: Option<&Service>, wanted_flows: u64) -> CheckFinding {
+pub(super) fn descriptors(service: Option<&Service>, doctor: &Doctor) -> CheckFinding {
     let running = service.and_then(|service| Some((open_files(&service.limits)?, service.pid)));
-    enough_descriptors(running, unit_open_files(), wanted_flows)
+    enough_descriptors(running, unit_open_files(), doctor.wanted_descriptors, doctor.wanted_flows)
 }
 
 /// `running`: the process's limit, and its number; `unit`: that of egret.service where it is installed.
-fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flows: u64) -> CheckFinding {
+fn enough_descriptors(
+    running: Option<(u64, u32)>,
+    unit: Option<u64>,
+    wanted: u64,
+    flows: u32,
+) -> CheckFinding {
     const CHECK: &str = "file descriptors";
-    let wanted = descriptors_for(wanted_flows);
     let (limit, whose) = match (running, unit) {
         (Some((limit, pid)), _) => (limit, format!("process {pid}")),
         (None, Some(limit)) => (limit, "egret.service, which does not run".to_owned()),
@@ -113,7 +118,7 @@ fn enough_descriptors(running: Option<(u64, u32)>, unit: Option<u64>, wanted_flo
             (getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(_, hard)| hard), "this shell".to_owned())
         }
     };
-    let found = format!("{limit} in {whose}, {wanted} wanted for {wanted_flows} flows");
+    let found = format!("{limit} in {whose}, {wanted} wanted for {flows} flows");
     if limit >= wanted {
         return CheckFinding::ok(CHECK, found);
     }
@@ -145,11 +150,6 @@ fn shown_open_files(shown: &str) -> Option<u64> {
     if limit == "infinity" { Some(u64::MAX) } else { limit.parse().ok() }
 }
 
-/// Two sockets a flow, a pipe's two ends while one in two is busy, and some for the gateway itself.
-pub(super) fn descriptors_for(flows: u64) -> u64 {
-    flows.saturating_mul(3).saturating_add(256)
-}
-
 /// The soft limit in the format of /proc/PID/limits.
 fn open_files(limits: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
@@ -160,6 +160,7 @@ fn open_files(limits: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::descriptors_for;
     use std::net::TcpListener;
 
     #[test]
@@ -192,13 +193,17 @@ mod tests {
     #[test]
     fn advice_about_descriptors_fits_the_unit() {
         let advice = |running, unit, flows| {
-            enough_descriptors(running, unit, flows).mend.unwrap_or_default().to_string()
+            let wanted = descriptors_for(flows, 2);
+            enough_descriptors(running, unit, wanted, flows).mend.unwrap_or_default().to_string()
         };
         assert!(
             advice(Some((1024, 7)), Some(UNIT_OPEN_FILES), 10_000).starts_with("systemctl restart egret")
         );
         assert!(advice(Some((1024, 7)), Some(1024), 10_000).contains("LimitNOFILE=1048576"));
-        assert!(advice(Some((1024, 7)), None, 1_000_000).contains("ulimit -n 3000256"));
+        assert!(
+            advice(Some((1024, 7)), None, 1_000_000)
+                .contains(&format!("ulimit -n {}", descriptors_for(1_000_000, 2)))
+        );
         assert_eq!(advice(None, Some(UNIT_OPEN_FILES), 10_000), "");
         assert_eq!(shown_open_files("LimitNOFILE=524288\nLoadState=not-found\n"), None);
         assert_eq!(shown_open_files("LimitNOFILE=1048576\nLoadState=loaded\n"), Some(UNIT_OPEN_FILES));

@@ -20,8 +20,13 @@ const HEDGE: Duration = Duration::from_secs(1);
 /// Time for which a server that answered only without EDNS is queried that way first.
 const PLAIN: Duration = Duration::from_secs(600);
 
-/// Most sockets that one query of one server has open: three, as it is sent again meanwhile, in each of the two modes.
-pub const SOCKETS: usize = 6;
+/// Sockets of one query: three, as it is sent again meanwhile, and the TCP connection that a truncated answer opens. That stays
+/// open after the query, for later ones, until the server closes it.
+const OF_A_QUERY: usize = 3 + 1;
+/// Sockets of one lookup at one server, which is queried in two modes.
+pub const SOCKETS: usize = 2 * OF_A_QUERY;
+/// The same with DNSSEC: the keys of up to nine signatures of a record set are queried at once, in one mode.
+pub(super) const SIGNED_SOCKETS: usize = 9 * OF_A_QUERY;
 
 /// A server with its two query modes.
 pub(super) struct ResolverServer {
