@@ -36,7 +36,7 @@ impl Limit {
         Some(Slot(Arc::clone(self)))
     }
 
-    /// Takes a slot of this limit and of a tenant's, unless the tenant has its share.
+    /// Takes a slot of this limit and of a tenant's. `None` if all are taken, or nearly all and the tenant has its share.
     pub fn enter_with(self: &Arc<Self>, tenant: &Arc<Self>, tenants: usize) -> Option<[Slot; 2]> {
         let slots = [self.enter()?, tenant.enter()?];
         (!self.is_beyond_share(tenant, tenants)).then_some(slots)
