@@ -19,7 +19,7 @@ const PAIR: u64 = 2;
 const PIPES: DescriptorPart = DescriptorPart { divisor: 32, least: 0, of_few: 1 };
 /// Upstream sockets beside each flow's own: of addresses that are tried at once.
 const ATTEMPTS: DescriptorPart = DescriptorPart { divisor: 128, least: 64, of_few: 32 };
-/// Sockets of DNS queries: at least 64 lookups at one server, without DNSSEC.
+/// Sockets of DNS queries: where there are enough, 64 lookups at one server without DNSSEC, or more.
 const LOOKUPS: DescriptorPart = DescriptorPart { divisor: 64, least: 64 * SOCKETS_OF_A_LOOKUP, of_few: 8 };
 /// Sockets of certificate probes.
 const PROBES: DescriptorPart = DescriptorPart { divisor: 256, least: 64, of_few: 32 };

@@ -8,7 +8,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Most concurrent lookups of all tenants together, and probes; fewer where descriptors are few.
 pub const AT_ONCE: u32 = 512;
-/// Concurrent lookups of one tenant, so that one that invents names does not block the others; and probes.
+/// Concurrent lookups of one tenant, and probes, so that one that invents names does not block the others.
 const OF_ONE: usize = 128;
 
 /// Divisor of the total that gives the part reserved for tenants with few.
