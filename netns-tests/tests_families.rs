@@ -22,6 +22,7 @@ crate::trials! {
         withdrawn_addresses_refuse_only_their_family,
         partial_route_is_not_refused,
         pool_without_route_is_refused,
+        pool_with_some_routes_is_not_refused,
         own_addresses_and_other_ports_stay_open;
     once:
         reload_adding_the_family_ends_refusal,
@@ -187,7 +188,7 @@ fn pool_without_route_is_refused(family: Family) {
     };
     let gateway = lab.start_gateway(&Config::default());
     let server = Server::raw(&lab, family, 7000);
-    // Where the server has no connections that are none of a flow.
+    // A port without a server: trials here leave no connection that a flow's test could meet.
     let elsewhere = Host::Raw.at(family, 7001);
     lab.gateway.shell(&format!("ip {version} route add unreachable default table 77"));
     for (done, action) in ["lookup 77", "unreachable", "blackhole"].into_iter().enumerate() {
@@ -197,11 +198,57 @@ fn pool_without_route_is_refused(family: Family) {
         // Another tenant has another pool.
         Flow::open(&lab, Tenant::Beta, &server).assert_alive();
         wait_until("the missing route to be logged", || {
-            gateway.stderr().matches("default route for the pool's addresses").count() == done + 1
+            gateway.stderr().matches("keeps the pool's addresses from the").count() == done + 1
         });
+        let said = text(&gateway.egret(&["doctor", "--no-packets"]));
+        assert!(said.contains("a rule keeps pool alpha from the"), "{said}");
         lab.gateway.shell(&format!("ip {version} rule del pref 32000"));
         wait_until("connections to be accepted again", || connects(&lab, elsewhere).is_ok());
     }
+}
+
+/// A rule keeps half of the pool's addresses from every route, or all of them from all routes but one.
+fn pool_with_some_routes_is_not_refused(family: Family) {
+    let lab = Lab::new();
+    let (version, pool, halves, near, beta) = match family {
+        Family::V4 => (
+            "-4",
+            "203.0.113.16/30",
+            ["203.0.113.16/31", "203.0.113.18/31"],
+            "198.51.100.0/24",
+            "203.0.113.32/30",
+        ),
+        Family::V6 => (
+            "-6",
+            "2001:db8:100::/120",
+            ["2001:db8:100::/121", "2001:db8:100::80/121"],
+            "2001:db8:51::/64",
+            "2001:db8:200::/120",
+        ),
+    };
+    let gateway = lab.start_gateway(&Config::default());
+    let elsewhere = Host::Raw.at(family, 7001);
+    let server = Server::raw(&lab, family, 7000);
+    let beta_connects =
+        || lab.try_connect(Tenant::Beta, elsewhere, PATIENCE).map(drop).map_err(|error| error.kind());
+    lab.gateway.shell(&format!(
+        "ip {version} route add unreachable default table 77; ip {version} route add {near} dev s0 table 77"
+    ));
+    for (from, action) in [(halves[0], "unreachable"), (halves[1], "unreachable"), (pool, "lookup 77")] {
+        // The other tenant's refusal tells that the gateway has looked.
+        lab.gateway.shell(&format!(
+            "ip {version} rule add pref 32000 from {from} {action}; ip {version} rule add pref 32001 from {beta} unreachable"
+        ));
+        wait_until("the other pool to be refused", || beta_connects() == Err(ErrorKind::ConnectionRefused));
+        // A flow from an address without a route is reset after the handshake.
+        assert_ne!(connects(&lab, elsewhere), Err(ErrorKind::ConnectionRefused), "{from} {action}");
+        if from == pool {
+            Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+        }
+        lab.gateway.shell(&format!("ip {version} rule del pref 32000; ip {version} rule del pref 32001"));
+        wait_until("connections to be accepted again", || beta_connects().is_ok());
+    }
+    assert!(!gateway.stderr().contains("pool=alpha"), "{}", gateway.stderr());
 }
 
 fn own_addresses_and_other_ports_stay_open(family: Family) {

@@ -140,9 +140,9 @@ impl Pool {
         }
     }
 
-    /// Returns an address of the family that gives out ports, for no particular client; `None` if there is none.
-    pub fn any_source(&self, family: Family) -> Option<SourceAddr> {
-        self.sources(family).preferred(0)
+    /// Iterates over the addresses of the family that give out ports, for no particular client.
+    pub fn available(&self, family: Family) -> impl Iterator<Item = SourceAddr> {
+        self.sources(family).available(0)
     }
 
     pub(super) fn ledger(&self) -> &Ledger {

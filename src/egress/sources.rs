@@ -98,7 +98,12 @@ impl PoolSources {
 
     /// Address with the highest weight for a client.
     pub(super) fn preferred(&self, client: u64) -> Option<SourceAddr> {
-        self.by_weight(client).find_map(|n| match self.candidate(client, n) {
+        self.available(client).next()
+    }
+
+    /// Iterates over the addresses that give out ports, by descending weight for a client.
+    pub(super) fn available(&self, client: u64) -> impl Iterator<Item = SourceAddr> {
+        self.by_weight(client).filter_map(move |n| match self.candidate(client, n) {
             AddressCandidate::Listed(book) => (book.state() == SourceState::Available).then(|| book.source()),
             AddressCandidate::Derived(address) => Some(address),
         })

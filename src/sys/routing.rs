@@ -1,8 +1,10 @@
 //! Rules and routes of this network namespace, as rtnetlink lists them. No capability is needed.
 
 mod rules;
+mod ways_out;
 
 pub use rules::{RoutingRule, rules};
+pub use ways_out::{WaysOut, ways_out};
 
 use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -63,14 +65,20 @@ impl IpFamily {
 /// Lists the networks that a table delivers locally, in no order.
 pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
-    routes(family, table, libc::RTN_LOCAL, |network, _| found.push(network))?;
+    routes(family, table, libc::RTN_LOCAL, |network, _| {
+        found.push(network);
+        Ok(())
+    })?;
     Ok(found)
 }
 
 /// Lists the broadcast addresses of links, of which IPv6 has none.
 pub fn broadcast_routes() -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
-    routes(IpFamily::V4, LOCAL_TABLE, libc::RTN_BROADCAST, |network, _| found.push(network))?;
+    routes(IpFamily::V4, LOCAL_TABLE, libc::RTN_BROADCAST, |network, _| {
+        found.push(network);
+        Ok(())
+    })?;
     Ok(found)
 }
 
@@ -80,7 +88,7 @@ pub fn leading_away(family: IpFamily, table: u32) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     routes(family, table, libc::RTN_UNSPEC, |network, kind| {
         let name = match kind {
-            libc::RTN_LOCAL => return,
+            libc::RTN_LOCAL => return Ok(()),
             libc::RTN_BLACKHOLE => "blackhole ",
             libc::RTN_UNREACHABLE => "unreachable ",
             libc::RTN_PROHIBIT => "prohibit ",
@@ -88,6 +96,7 @@ pub fn leading_away(family: IpFamily, table: u32) -> io::Result<Vec<String>> {
             _ => "",
         };
         found.push(format!("{name}{network}"));
+        Ok(())
     })?;
     Ok(found)
 }
@@ -120,6 +129,7 @@ impl LocalTable {
                     IpNet::V4(network) => table.v4.insert(network, local),
                     IpNet::V6(network) => table.v6.insert(network, local),
                 };
+                Ok(())
             })?;
         }
         Ok(table)
@@ -140,8 +150,14 @@ impl LocalTable {
     }
 }
 
-/// Calls `each` for every route of a kind (0: any) in a table, with its network and its kind (`RTN_LOCAL` and so on).
-fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, u8)) -> io::Result<()> {
+/// Calls `each` for every route of a kind (0: any) in a table, with its network and its kind (`RTN_LOCAL` and so on), until
+/// it fails.
+fn routes(
+    family: IpFamily,
+    table: u32,
+    kind: u8,
+    mut each: impl FnMut(IpNet, u8) -> io::Result<()>,
+) -> io::Result<()> {
     let mut request = header(family, 0, 0);
     request[7] = kind;
     request.extend(attribute_of(libc::RTA_TABLE, &table.to_ne_bytes()));
@@ -155,8 +171,7 @@ fn routes(family: IpFamily, table: u32, kind: u8, mut each: impl FnMut(IpNet, u8
             (IpFamily::V6, None) => Some(IpAddr::from([0; 16])),
         };
         let network = IpNet::new(address.ok_or_else(malformed)?, *length).map_err(io::Error::other)?;
-        each(network, *kind);
-        Ok(())
+        each(network, *kind)
     });
     match listed {
         // The kernel has no table without routes, and none of a family that it does not support.

@@ -3,11 +3,11 @@
 //!
 //! Only if the other family has a way out. If neither has, connections are accepted and refused with a reason.
 
-use crate::addr::Family;
+use crate::addr::{Family, SourceAddr};
 use crate::control::failure_notice::FailureNotice;
 use crate::egress::{Pool, Pools};
 use crate::sys::refusals::{RefusalScope, Refusals, RefusedClients};
-use crate::sys::routing::{self, IpFamily, RouteDecision};
+use crate::sys::routing::{self, IpFamily, WaysOut};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +21,7 @@ enum FamilyReachability {
     Yes,
     /// There is no default route, though there may be routes to some networks.
     Unrouted,
-    /// There is a default route, but a rule of policy routing keeps the pool's addresses from it.
+    /// There is a default route, but rules of policy routing keep the pool's addresses from it and from all others.
     PoolUnrouted,
     /// No address of the family hands out ports, or the gateway does not listen for the family.
     No,
@@ -172,8 +172,8 @@ fn log(pool: &str, family: IpFamily, state: FamilyReachability) {
         ),
         FamilyReachability::PoolUnrouted => tracing::warn!(
             %pool,
-            "there is no {family} default route for the pool's addresses: {family} connections are refused at once, so that clients \
-             fall back to the other family; see `ip rule`, and add a default route to the table that the pool's addresses go by"
+            "a rule of `ip rule` keeps the pool's addresses from the {family} default route: {family} connections are refused at once, so \
+             that clients fall back to the other family; delete the rule, or give the table that it names a default route"
         ),
         FamilyReachability::No => tracing::warn!(
             %pool,
@@ -194,29 +194,19 @@ fn keep_last(counted: &mut [u64; 2], read: &io::Result<[u64; 2]>) {
 fn leaves(pool: &Pool, takes_ipv6: bool) -> [FamilyReachability; 2] {
     let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
         let taken = takes_ipv6 || family == Family::V4;
-        let Some(source) = pool.any_source(family).filter(|_| taken) else { return FamilyReachability::No };
-        let way = |to, from| routing::way(to, from, None).ok();
-        // An address that is not local any more says nothing of routes that go by it.
-        let is_local = || way(source.ip(), None) == Some(RouteDecision::Local);
-        of_ways(way(of.far(), Some(source.ip())), || way(of.far(), None).filter(|_| is_local()))
+        let mut sources = pool.available(family).map(SourceAddr::ip).peekable();
+        if !taken || sources.peek().is_none() {
+            return FamilyReachability::No;
+        }
+        match routing::ways_out(of, sources) {
+            // no refusals on uncertain grounds
+            WaysOut::Default | WaysOut::SomeNetworks => FamilyReachability::Yes,
+            // The kernel, which refuses by destination alone, would let pass what the pool's addresses have no route for.
+            WaysOut::RuledOut => FamilyReachability::PoolUnrouted,
+            WaysOut::NoDefault => FamilyReachability::Unrouted,
+        }
     });
     if states.contains(&FamilyReachability::Yes) { states } else { [FamilyReachability::Yes; 2] }
-}
-
-/// By the ways to a far destination from the pool and from any address; `None` if not known.
-fn of_ways(
-    from_pool: Option<RouteDecision>,
-    from_any: impl FnOnce() -> Option<RouteDecision>,
-) -> FamilyReachability {
-    match from_pool {
-        // The kernel, which refuses by destination alone, would let pass what the pool's addresses have no route for.
-        Some(RouteDecision::Nowhere) if from_any() == Some(RouteDecision::Out) => {
-            FamilyReachability::PoolUnrouted
-        }
-        Some(RouteDecision::Nowhere) => FamilyReachability::Unrouted,
-        // no refusals on uncertain grounds
-        Some(RouteDecision::Out | RouteDecision::Local) | None => FamilyReachability::Yes,
-    }
 }
 
 /// The clients of one family whose connections cannot leave.
