@@ -214,7 +214,8 @@ fn name_resolving_to_private_is_denied(family: Family) {
             ("192.168.0.1", "destination_private"),
             ("100.64.0.1", "destination_private"),
             ("169.254.169.254", "destination_private"),
-            ("224.0.0.1", "destination_private"),
+            ("224.0.0.1", "destination_local"),
+            ("198.51.100.255", "destination_local"),
         ],
         Family::V6 => &[
             ("::1", "destination_local"),
@@ -227,6 +228,7 @@ fn name_resolving_to_private_is_denied(family: Family) {
             ("::ffff:127.0.0.1", "destination_local"),
             ("64:ff9b::a9fe:a9fe", "destination_private"),
             ("2002:a00:1::1", "destination_private"),
+            ("ff0e::1", "destination_local"),
         ],
     };
     let names: Vec<_> = (0..addresses.len()).map(|n| format!("n{n}.cdn.example.org")).collect();

@@ -107,7 +107,7 @@ impl ControlPlane {
         let facts = ExplainInputs {
             pools: &current.specs,
             policy: &snapshot.policy,
-            own: &snapshot.own,
+            unsteered: &snapshot.unsteered,
             steered: &current.steered,
             help: snapshot.help.as_deref(),
             state: UsageSource::Live(&snapshot),

@@ -12,7 +12,7 @@ use crate::admin::{
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};
 use crate::egress::{Ledger, PoolSpec, Pools};
-use crate::gateway::{CandidateView, EffectiveRules, OwnAddresses, Snapshot};
+use crate::gateway::{CandidateView, EffectiveRules, Snapshot, UnsteeredAddresses};
 use crate::hostname::{AskedName, NotAHostname};
 use crate::outcome::Outcome;
 use crate::policy::{
@@ -56,7 +56,7 @@ pub struct Explainer<'c> {
     config: &'c Config,
     policy: Policy,
     pools: Pools,
-    own: OwnAddresses,
+    unsteered: UnsteeredAddresses,
 }
 
 impl<'c> Explainer<'c> {
@@ -66,16 +66,17 @@ impl<'c> Explainer<'c> {
         // Pools of its own, so that every port is free.
         let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
         let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
-        Ok(Self { config, policy, pools, own: OwnAddresses::new(networks, LocalAddresses::default()) })
+        let unsteered = UnsteeredAddresses::new(networks, LocalAddresses::default());
+        Ok(Self { config, policy, pools, unsteered })
     }
 
     /// Explains the decision on the flow.
     pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
-        let Self { config, policy, pools, own } = self;
+        let Self { config, policy, pools, unsteered } = self;
         let facts = ExplainInputs {
             pools: &config.pools,
             policy,
-            own,
+            unsteered,
             steered: &config.steering.ports,
             help: config.help.as_deref(),
             state: UsageSource::Files(pools, &config.limits),
@@ -88,7 +89,7 @@ impl<'c> Explainer<'c> {
 pub(crate) struct ExplainInputs<'a> {
     pub(crate) pools: &'a [PoolSpec],
     pub(crate) policy: &'a Policy,
-    pub(crate) own: &'a OwnAddresses,
+    pub(crate) unsteered: &'a UnsteeredAddresses,
     /// TCP ports that are steered to the gateway.
     pub(crate) steered: &'a SteeringPorts,
     /// `[policy] help`.
@@ -124,8 +125,8 @@ impl ExplainInputs<'_> {
         let asked = ExplainedFlow::of(query)?;
         let mut report = blank(query, &asked);
         report.live = matches!(self.state, UsageSource::Live(_));
-        let never_to = if report.address_assumed { None } else { self.own.never_to(asked.to.ip()) };
-        report.never_steered = never_to.or_else(|| self.own.never_from(asked.client.ip()));
+        let never_to = if report.address_assumed { None } else { self.unsteered.never_to(asked.to.ip()) };
+        report.never_steered = never_to.or_else(|| self.unsteered.never_from(asked.client.ip()));
         report.steered = report.never_steered.is_none() && self.steered.contain(asked.to.port());
         if !report.steered {
             report.outcome = None;

@@ -222,7 +222,7 @@ impl NetworkWatch {
         match addresses::local() {
             Ok(local) => {
                 self.no_addresses.clear();
-                self.gateway.snapshot.load().own.reassign(local);
+                self.gateway.snapshot.load().unsteered.reassign(local);
             }
             Err(error) if self.no_addresses.is_due() => {
                 tracing::warn!(%error, "cannot read the machine's addresses");

@@ -5,7 +5,7 @@ use super::verification;
 use crate::clock;
 use crate::config::Config;
 use crate::egress::{Pools, is_derived};
-use crate::gateway::{Limit, OwnAddresses};
+use crate::gateway::{Limit, UnsteeredAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, TenantRuntime, VerificationHandles};
 use crate::policy::{self, Policy};
 use crate::steering::REMEDY;
@@ -36,12 +36,12 @@ pub(crate) fn build(
         })
         .collect();
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
-    let own = OwnAddresses::new(networks, addresses::local()?).into();
+    let unsteered = UnsteeredAddresses::new(networks, addresses::local()?).into();
     let candidate = before.and_then(|before| before.candidate.clone());
     Ok(Snapshot {
         policy: policy.into(),
         tenants: tenants?,
-        own,
+        unsteered,
         connected,
         candidate,
         verifier,

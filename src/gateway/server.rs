@@ -209,8 +209,8 @@ mod tests {
     use super::super::address_mismatches::AddressMismatchLog;
     use super::super::admission::Limit;
     use super::super::meters::{TenantHandles, TenantMeters};
-    use super::super::own_addresses::OwnAddresses;
     use super::super::snapshot::Snapshot;
+    use super::super::unsteered_addresses::UnsteeredAddresses;
     use super::*;
     use crate::egress::Dialler;
     use crate::flow::{FlowEvent, FlowRecord, FlowSink, FlowTable};
@@ -234,7 +234,7 @@ mod tests {
         let snapshot = Snapshot {
             policy: policy.into(),
             tenants: Vec::new(),
-            own: OwnAddresses::new(Vec::new(), LocalAddresses::default()).into(),
+            unsteered: UnsteeredAddresses::new(Vec::new(), LocalAddresses::default()).into(),
             connected: Arc::default(),
             candidate: None,
             verifier: None,

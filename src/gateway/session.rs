@@ -93,8 +93,8 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, FlowEnd> {
     let views = FlowViews::hold(&snapshot, tenant, client);
     flow.assign_tenant(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.writer));
     // A client with an address of the gateway's own is a loop, or forged.
-    let own = &snapshot.own;
-    if own.never_to(flow.destination().ip()).or_else(|| own.never_from(client.ip())).is_some() {
+    let unsteered = &snapshot.unsteered;
+    if unsteered.never_to(flow.destination().ip()).or_else(|| unsteered.never_from(client.ip())).is_some() {
         return Err(Outcome::DestinationLocal.into());
     }
     flow.slot = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);

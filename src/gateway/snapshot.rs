@@ -4,7 +4,7 @@ use super::admission::Limit;
 use super::candidate::Candidate;
 use super::effective_rules::{EffectiveRules, VerificationHandles};
 use super::meters::TenantMeters;
-use super::own_addresses::OwnAddresses;
+use super::unsteered_addresses::UnsteeredAddresses;
 use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
 use crate::policy::{self, ConnectedNetworks, Policy};
@@ -19,7 +19,7 @@ pub struct Snapshot {
     /// By [`policy::TenantRules::index`].
     pub tenants: Vec<Arc<TenantRuntime>>,
     /// Addresses that no flow may dial or come from.
-    pub own: Arc<OwnAddresses>,
+    pub unsteered: Arc<UnsteeredAddresses>,
     /// Networks of the machine's own links, for the policies of this snapshot and of those after it.
     pub connected: Arc<ConnectedNetworks>,
     /// Evaluated beside the policy, if one is loaded.

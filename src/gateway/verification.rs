@@ -188,7 +188,7 @@ impl CheckedName<'_> {
         let leads_to = |ip: IpAddr| {
             // To the kernel an IPv4-mapped address is the IPv4 address.
             let ip = ip.to_canonical();
-            if snapshot.own.contain(ip) {
+            if snapshot.unsteered.never_to(ip).is_some() {
                 return Err(Outcome::DestinationLocal);
             }
             let reached = Some(permit.dial().at(ip));

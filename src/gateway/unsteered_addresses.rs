@@ -45,7 +45,7 @@ impl NeverSteered {
 
 /// Addresses that would loop a flow back into the gateway (its own, its pools', loopback), and those that take no TCP.
 #[derive(Debug)]
-pub struct OwnAddresses {
+pub struct UnsteeredAddresses {
     local: ArcSwap<LocalNetworks>,
     pools: Vec<IpNet>,
 }
@@ -87,7 +87,7 @@ impl LocalNetworks {
     }
 }
 
-impl OwnAddresses {
+impl UnsteeredAddresses {
     /// Creates it from the pools' networks, and what is local to the machine now.
     pub fn new(pools: Vec<IpNet>, local: LocalAddresses) -> Self {
         Self { local: ArcSwap::from_pointee(LocalNetworks::new(local)), pools }
@@ -99,7 +99,7 @@ impl OwnAddresses {
     }
 
     /// True if a canonical address would loop a flow back.
-    pub fn contain(&self, address: IpAddr) -> bool {
+    fn is_own(&self, address: IpAddr) -> bool {
         address.is_loopback()
             || address.is_unspecified()
             || self.pools.iter().any(|network| network.contains(&address))
@@ -108,12 +108,13 @@ impl OwnAddresses {
 
     /// The reason why no flow comes from a canonical address.
     pub fn never_from(&self, client: IpAddr) -> Option<NeverSteered> {
-        self.contain(client).then_some(NeverSteered::OwnSource)
+        self.is_own(client).then_some(NeverSteered::OwnSource)
     }
 
-    /// The reason why no flow goes to a canonical address, by its type in the kernel's `local` table, as the packet rules ask it.
+    /// The reason why no flow goes to a canonical address, by its type in the kernel's `local` table, as the packet rules do; local
+    /// routes of `main` and the pools' networks count as well.
     pub fn never_to(&self, address: IpAddr) -> Option<NeverSteered> {
-        if self.contain(address) {
+        if self.is_own(address) {
             Some(NeverSteered::OwnAddress)
         } else if address.is_multicast() {
             Some(NeverSteered::Multicast)
@@ -145,19 +146,23 @@ mod tests {
 
     #[test]
     fn own_pool_and_loopback_addresses_are_own() {
-        let own =
-            OwnAddresses::new(networks(&["203.0.113.16/30"]), local(&["10.0.0.1/32", "192.0.2.0/24"], &[]));
-        let contain = |address: &str| own.contain(address.parse().unwrap());
-        assert!(contain("203.0.113.19") && contain("10.0.0.1") && contain("127.9.9.9") && contain("::1"));
-        assert!(contain("192.0.2.77") && !contain("203.0.113.20") && !contain("10.0.0.2"));
-        own.reassign(local(&["10.0.0.2/32"], &[]));
-        assert!(contain("10.0.0.2") && !contain("10.0.0.1") && !contain("192.0.2.77"));
+        let unsteered = UnsteeredAddresses::new(
+            networks(&["203.0.113.16/30"]),
+            local(&["10.0.0.1/32", "192.0.2.0/24"], &[]),
+        );
+        let is_own = |address: &str| unsteered.is_own(address.parse().unwrap());
+        assert!(is_own("203.0.113.19") && is_own("10.0.0.1") && is_own("127.9.9.9") && is_own("::1"));
+        assert!(is_own("192.0.2.77") && !is_own("203.0.113.20") && !is_own("10.0.0.2"));
+        unsteered.reassign(local(&["10.0.0.2/32"], &[]));
+        assert!(is_own("10.0.0.2") && !is_own("10.0.0.1") && !is_own("192.0.2.77"));
     }
 
     #[test]
     fn flows_go_neither_to_broadcast_nor_multicast() {
-        let own =
-            OwnAddresses::new(networks(&["203.0.113.16/30"]), local(&["10.0.0.1/32"], &["10.0.0.255/32"]));
+        let unsteered = UnsteeredAddresses::new(
+            networks(&["203.0.113.16/30"]),
+            local(&["10.0.0.1/32"], &["10.0.0.255/32"]),
+        );
         for (address, never) in [
             ("10.0.0.1", Some(OwnAddress)),
             ("203.0.113.19", Some(OwnAddress)),
@@ -172,9 +177,9 @@ mod tests {
             ("240.0.0.1", None),
             ("2001:db8::1", None),
         ] {
-            assert_eq!(own.never_to(address.parse().unwrap()), never, "{address}");
+            assert_eq!(unsteered.never_to(address.parse().unwrap()), never, "{address}");
         }
-        assert_eq!(own.never_from("10.0.0.1".parse().unwrap()), Some(NeverSteered::OwnSource));
-        assert_eq!(own.never_from("10.0.0.255".parse().unwrap()), None);
+        assert_eq!(unsteered.never_from("10.0.0.1".parse().unwrap()), Some(NeverSteered::OwnSource));
+        assert_eq!(unsteered.never_from("10.0.0.255".parse().unwrap()), None);
     }
 }
