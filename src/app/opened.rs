@@ -24,7 +24,7 @@ pub(super) struct Opened {
 }
 
 impl Opened {
-    /// Opens all of them, the traffic's listeners at least.
+    /// Opens all of them. Only the traffic's listeners and the logs' threads can fail it; the other listeners are opened later.
     pub(super) fn open(
         config: &Config,
         workers: usize,

@@ -1,7 +1,7 @@
 //! The running gateway: its answers to readiness and to the control API.
 
 use super::{Doctor, process};
-use crate::admin::ProbedFlowAnswer;
+use crate::admin::{Lifecycle, ProbedFlowAnswer};
 use crate::cli::ask::{AskError, SilentListener, ask_within};
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
@@ -55,29 +55,40 @@ fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Asks the running gateway whether it is ready.
-pub(super) fn ready(metrics: SocketAddr) -> CheckFinding {
+/// Asks the gateway whether it is ready. `runs`: its process was found.
+pub(super) fn ready(metrics: SocketAddr, runs: bool) -> CheckFinding {
+    const DEAF: &str =
+        "the gateway cannot open its metrics listener: load balancers and monitoring take it for dead";
     match ask_ready(metrics) {
-        Ok((200, _)) => CheckFinding::ok(CHECK, format!("ready, says http://{metrics}/readyz")),
-        Ok((status, _)) if status != NOT_READY => CheckFinding::fail(
+        // notes may follow
+        Ok((200, line)) if line == Lifecycle::Ready.to_string() => {
+            CheckFinding::ok(CHECK, format!("ready, says {}", readiness(metrics)))
+        }
+        Ok((NOT_READY, reason)) => CheckFinding::fail(
             CHECK,
-            format!("another program answers at http://{metrics}/readyz ({status})"),
-            "the gateway cannot open its metrics listener: load balancers and monitoring take it for dead",
-            Mend::run(format!("ss -ltnp 'sport = :{}'", metrics.port())),
-        ),
-        Ok((status, reason)) => CheckFinding::fail(
-            CHECK,
-            format!("not ready ({status}): {reason}"),
+            format!("not ready ({NOT_READY}): {reason}"),
             "new flows are not taken, or do not reach the gateway",
-            Mend::run(format!("curl http://{metrics}/readyz")),
+            Mend::run(format!("curl {}", readiness(metrics))),
+        ),
+        Ok((status, _)) => CheckFinding::fail(
+            CHECK,
+            format!("another program answers at {} ({status})", readiness(metrics)),
+            DEAF,
+            Mend::run(format!("ss -ltnp 'sport = :{}'", metrics.port())),
         ),
         Err(error) if is_silence(&error) => {
             let why = "load balancers and monitoring that ask for readiness take the gateway for dead";
             hangs(&readiness(metrics), SilentListener::of(None), why)
         }
+        Err(error) if runs => CheckFinding::fail(
+            CHECK,
+            format!("{}: {error}", readiness(metrics)),
+            DEAF,
+            Mend::run("journalctl -u egret | grep 'cannot listen on'"),
+        ),
         Err(error) => CheckFinding::fail(
             CHECK,
-            format!("http://{metrics}/readyz: {error}"),
+            format!("{}: {error}", readiness(metrics)),
             "while the gateway is down, every intercepted connection is dropped",
             Mend::run("systemctl start egret; journalctl -u egret"),
         ),
@@ -111,22 +122,40 @@ mod tests {
     use std::io::{BufRead as _, BufReader};
     use std::net::TcpListener;
 
+    /// The finding about a program that answers once, with these bytes.
+    fn answered(answer: &str, runs: bool) -> CheckFinding {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = answer.to_owned();
+        let server = std::thread::spawn(move || {
+            let (mut asked, _) = listener.accept().unwrap();
+            // all of it: a close with bytes unread is a reset, which takes the answer away
+            let request = BufReader::new(&asked).lines().map_while(Result::ok);
+            request.take_while(|line| !line.is_empty()).for_each(drop);
+            asked.write_all(answer.as_bytes()).unwrap();
+        });
+        let found = ready(address, runs);
+        server.join().unwrap();
+        found
+    }
+
     #[test]
     fn other_program_on_metrics_port_is_told() {
-        for (status, words) in
-            [("404 Not Found", "another program"), ("503 Unavailable", "not ready (503): why")]
-        {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            let server = std::thread::spawn(move || {
-                let (mut asked, _) = listener.accept().unwrap();
-                let request = BufReader::new(&asked).lines().map_while(Result::ok);
-                request.take_while(|line| !line.is_empty()).for_each(drop);
-                asked.write_all(format!("HTTP/1.1 {status}\r\n\r\nwhy\n").as_bytes()).unwrap();
-            });
-            let found = ready(address);
-            assert!(found.level == FindingLevel::Fail && format!("{found:?}").contains(words), "{found:?}");
-            server.join().unwrap();
+        for answer in ["404 Not Found\r\n\r\nwhy\n", "200 OK\r\n\r\n<html>\nready\n"] {
+            let found = answered(&format!("HTTP/1.1 {answer}"), true);
+            assert!(found.level == FindingLevel::Fail, "{found:?}");
+            assert!(found.found.starts_with("another program answers"), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn running_gateway_is_not_started_again() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        for (runs, remedy) in [(true, "cannot listen on"), (false, "systemctl start egret")] {
+            for found in [answered("SSH-2.0-x\r\n", runs), ready(free, runs)] {
+                let mend = found.mend.as_ref().map(Mend::commands).unwrap_or_default();
+                assert!(found.level == FindingLevel::Fail && mend.contains(remedy), "{found:?}");
+            }
         }
     }
 
@@ -151,29 +180,16 @@ mod tests {
     fn readiness_is_what_the_gateway_answers() {
         for (answer, level, said) in [
             ("200 OK\r\n\r\nready\n", FindingLevel::Ok, "ready, says"),
+            ("200 OK\r\n\r\nready\na note\n", FindingLevel::Ok, "ready, says"),
             (
                 "503 Service Unavailable\r\n\r\ndraining\nmore\n",
                 FindingLevel::Fail,
                 "not ready (503): draining",
             ),
         ] {
-            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = listener.local_addr().unwrap();
-            let server = std::thread::spawn(move || {
-                let (mut stream, _) = listener.accept().unwrap();
-                // all of it: a close with bytes unread is a reset, which takes the answer away
-                let mut asked = Vec::new();
-                while !asked.ends_with(b"\r\n\r\n") {
-                    let mut byte = [0];
-                    stream.read_exact(&mut byte).unwrap();
-                    asked.extend(byte);
-                }
-                stream.write_all(format!("HTTP/1.1 {answer}").as_bytes()).unwrap();
-            });
-            let finding = ready(address);
+            let finding = answered(&format!("HTTP/1.1 {answer}"), false);
             assert!(finding.level == level && finding.found.starts_with(said), "{finding:?}");
             assert!(!finding.mend.is_some_and(|mend| mend.commands().contains("start egret")));
-            server.join().unwrap();
         }
     }
 }
