@@ -59,12 +59,18 @@ pub fn grown(lab: &Lab) -> Config {
 /// Asserts that each damage is reported, with its own words and its part of the metric, until the helper repairs it.
 fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
     let lab = Lab::new();
-    let files = Files::new(&config(&lab));
+    let files = Files::new(&Config { gateway: grown(&lab).gateway, ..config(&lab) });
     let path = files.config();
     lab.must_steer("up", &path, rules);
     let gateway = Gateway::start(&lab, files);
     wait_until_well(&gateway);
     for (done, (damage, part, words)) in damages.iter().enumerate() {
+        if *words == ADDED {
+            // Rules are known as added to those of the last look. A reload is answered between two looks.
+            for _ in 0..2 {
+                assert!(gateway.egret(&["reload"]).status.success());
+            }
+        }
         lab.gateway.shell(damage);
         let said = complaint(&gateway);
         assert!(

@@ -10,17 +10,30 @@ need() { have "$1" || { say "$1 is missing: apt install $2"; exit 1; }; }
 
 # --- what was there before, one NAME=VALUE a line
 
-recorded() { if [ -f "$state" ]; then sed -n "s|^$1=||p" "$state"; fi; }
-is_recorded() { [ -f "$state" ] && grep -q "^$1=" "$state"; }
+# Read by the shell itself, which is quicker than a program for each line.
+recorded() {
+    if [ ! -f "$state" ]; then return 0; fi
+    while IFS= read -r entry; do case $entry in "$1="*) printf '%s\n' "${entry#*=}" ;; esac; done <"$state"
+}
+is_recorded() {
+    if [ ! -f "$state" ]; then return 1; fi
+    while IFS= read -r entry; do case $entry in "$1="*) return 0 ;; esac; done <"$state"
+    return 1
+}
 record() { # NAME VALUE
-    mkdir -p "$(dirname "$state")"
-    { if [ -f "$state" ]; then grep -v "^$1=" "$state" || :; fi; printf '%s=%s\n' "$1" "$2"; } >"$state.new"
+    {
+        if [ -f "$state" ]; then
+            while IFS= read -r entry; do case $entry in "$1="*) ;; *) printf '%s\n' "$entry" ;; esac; done <"$state"
+        fi
+        printf '%s=%s\n' "$1" "$2"
+    } >"$state.new"
     mv "$state.new" "$state"
 }
 
 # --- sysctls
 
-path_of() { printf '/proc/sys/%s' "$(printf %s "$1" | tr . /)"; }
+# shellcheck disable=SC2086 # split at dots
+path_of() { (IFS=. && set -- $1 && IFS=/ && printf '/proc/sys/%s' "$*"); }
 value_of() { tr '\t' ' ' <"$(path_of "$1")"; }
 
 set_sysctl() { # NAME VALUE
@@ -42,6 +55,7 @@ reserve_ports() { # RANGES: added to what others reserved
 }
 # Where the record is gone and Egret's rules are there: what can be told from these.
 recover_record() {
+    mkdir -p "${state%/*}"
     if [ -f "$state" ]; then return 0; fi
     name=net.ipv4.ip_local_reserved_ports
     pools=$(pool_ports)
@@ -286,14 +300,13 @@ load_iptables() { # iptables|ip6tables ip|ip6
             is_recorded "postrouting.$1" || record "postrouting.$1" "$(has_chain "$2" mangle POSTROUTING)"
             ;;
     esac
-    # All of it is there before the tool starts: the legacy backend holds a lock while it reads, which -C would wait for.
+    # All of it is there before the tool starts: the legacy backend holds a lock while it reads.
     rules=$(
         while IFS= read -r line; do
             case $line in
-                \**) table=${line#?} ;;
+                \**) there=$("$1-save" -t "${line#?}" </dev/null 2>/dev/null || :) ;;
                 "-I "*)
-                    # shellcheck disable=SC2086 # word by word
-                    if "$1" -w -t "$table" -C ${line#-I } </dev/null 2>/dev/null; then echo "-D ${line#-I }"; fi
+                    if is_line "-A ${line#-I }" "$there"; then echo "-D ${line#-I }"; fi
                     ;;
             esac
             printf '%s\n' "$line"
@@ -307,13 +320,11 @@ load_iptables() { # iptables|ip6tables ip|ip6
         fi
     fi
     printf '%s\n' "$rules" | "$1-restore" -w --noflush
-    for table in filter raw mangle; do wake_table "$2" $table; done
+    case $("$1" -V) in *nf_tables*) wake_tables "$2" ;; esac
     for tool in $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
 }
-wake_table() { # ip|ip6 TABLE: a table that somebody has switched off keeps its rules, and no packet meets them
-    if have nft && nft -t list table "$1" "$2" 2>/dev/null | grep -q '^[[:space:]]*flags .*dormant'; then
-        nft add table "$1" "$2"
-    fi
+wake_tables() { # ip|ip6: a table that somebody has switched off (`flags dormant`) keeps its rules, and no packet meets them
+    if have nft; then printf "add table $1 %s\n" filter raw mangle | nft -f - || :; fi
 }
 has_chain() { # ip|ip6 TABLE CHAIN: whether the chain is there; the nftables backend makes it when somebody uses it
     if have nft && nft list chain "$1" "$2" "$3" >/dev/null 2>&1; then echo yes; else echo no; fi
