@@ -211,7 +211,7 @@ catalogue! {
         alerts: ["EgretSockDiagFailing"];
     STEERING_DROPPED = "egret_steering_dropped_packets_total", MetricKind::Counter, Count, ["kind"],
         help: "Packets that steering dropped or refused, or did not intercept, since its rules were put in place.",
-        reading: "Absent with the legacy iptables. `no_listener`: to intercepted ports while the gateway did not run. `not_forwarded`: past the gateway, so an interface or the mark rule is missing. `own_source`: from the gateway's own addresses. `udp_refused`: QUIC. `unsteered_dns`, `_ntp`, `_tcp`, `_udp`, `_icmp`, `_other`: what clients send that Egret does not judge; the kernel drops it, or forwards it with `ip_forward`. docs/steering.md.";
+        reading: "Absent with the legacy iptables. `no_listener`: to intercepted ports while the gateway did not run. `not_forwarded`: past the gateway, so an interface or the mark rule is missing. `own_source`: from the gateway's own addresses. `udp_refused`: UDP to intercepted ports, mostly QUIC. `unsteered_dns`, `_ntp`, `_tcp`, `_udp`, `_icmp`, `_other`: what clients send that Egret does not judge; the kernel drops it, or forwards it with `ip_forward`. UDP to ports 53 and 123 is among `_dns` and `_ntp` also where `[steering] ports` has these ports, as `\"all\"` does, and it is refused. docs/steering.md.";
     FLOW_LOG_DROPPED = "egret_flow_log_dropped_total", MetricKind::Counter, Count, [],
         help: "Flow log lines lost because the writer's queue was full.",
         reading: "Workers never wait for the log. A rising count is a disk, or a reader of stdout, slower than the flows. Together with `egret_flow_log_errors_total` it is every line that is missing.",
