@@ -98,6 +98,9 @@ Every accepted connection ends in exactly one of these. The same word is `outcom
 `egret_flows_total`; those under *Denied* are the `reason` of `egret_denials_total` too. *Cause* says where to look first:
 the client behind the gateway, the upstream server or the path to it, the operator's policy, limits and pools, or the gateway
 itself.
+
+`verdict` in the flow log is what was decided before a source port was asked for. So it is `deny` for all under *Denied* except
+`no_source_address`, `tenant_port_ceiling` and `ports_exhausted`: these were allowed, and got no port.
 ";
 
 const CLOSED: &str = "
