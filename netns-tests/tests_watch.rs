@@ -84,6 +84,7 @@ fn is_told_and_put_back(rules: Rules, damages: &[(&str, &str, &str)]) {
             }
         });
         assert_eq!(gateway.metric("egret_steering_intact", &[]), 0, "{damage}");
+        assert!(!lab.steer("status", &path, rules).status.success(), "{damage}");
         gateway.expect_logged(words);
         // The test does not wait for the gateway's next request: it makes the request itself.
         if done > 0 {

@@ -6,8 +6,8 @@ use super::{journal, output, tool};
 use crate::config::Severity;
 use crate::steering::{
     self, Conflict, ConflictSeverity, FilterFormat, InterceptedPorts, Ipv6Routing, MachineNetwork,
-    MachineOutput, PartDifference, PlanPart, RefusedInterfaces, Remedy, SteeringOutput, SteeringParams,
-    SteeringPlan,
+    MachineOutput, PartDifference, PlanPart, RefusedInterfaces, Remedy, SteeringMonitor, SteeringOutput,
+    SteeringParams, SteeringPlan,
 };
 use crate::sys::{reserved_ports, routing};
 use std::cell::Cell;
@@ -137,6 +137,10 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
         ));
     }
     if may_list {
+        found.extend(SteeringMonitor::new(params).dormant_tables().into_iter().map(|table| {
+            let dormant = format!("{table} is dormant, so that no packet meets its rules");
+            CheckFinding::fail("packet rules", dormant, PlanPart::PacketRules.consequence(), Mend::renew())
+        }));
         found.push(counts(&observed, format));
     }
     found

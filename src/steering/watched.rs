@@ -29,7 +29,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
 use tables::{
-    NFT_TABLE, PlannedTable, TableFacts, TableKey, TableState, table_of_nftables, tables_of_iptables,
+    NFT_TABLE, OwnChain, PlannedTable, TableFacts, TableKey, TableState, table_of_nftables,
+    tables_of_iptables,
 };
 
 /// Rules may change while they are listed; then they are listed again, this often.
@@ -106,6 +107,21 @@ impl SteeringMonitor {
         let mut monitor = Self { newcomers, seen, ..Self::of_files(params) };
         monitor.former.extend(before.iter().map(ToString::to_string));
         *self = monitor;
+    }
+
+    /// Tables of iptables' that are switched off in nf_tables while they have chains of Egret's. What cannot be read is left out.
+    pub fn dormant_tables(&self) -> Vec<String> {
+        let is_dormant = |table: &&PlannedTable| {
+            let has = |chain: &OwnChain| {
+                let found = packet_rules::chain(Backend::NfTables, table.family, &table.name, &chain.name);
+                found.is_ok_and(|chain| chain.is_some())
+            };
+            packet_rules::is_dormant(table.family, &table.name).unwrap_or(false)
+                && table.chains.iter().any(has)
+        };
+        let called =
+            |table: &PlannedTable| TableKey { family: table.family, table: table.name.clone() }.called();
+        self.iptables.iter().filter(is_dormant).map(called).collect()
     }
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.
