@@ -35,14 +35,20 @@ impl Service {
 pub(super) fn service(listen_port: u16) -> Option<Service> {
     let processes = std::fs::read_dir("/proc").ok()?;
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| read(&format!("/proc/{pid}/cmdline")).is_some_and(|line| is_gateway(&line))).find_map(
-        |pid| {
-            let status = read(&format!("/proc/{pid}/status"))?;
-            let here = is_in_our_network(pid).unwrap_or_else(|| listens_here(&status, listen_port));
-            let limits = read(&format!("/proc/{pid}/limits")).unwrap_or_default();
-            here.then_some(Service { pid, status, limits })
-        },
-    )
+    pids.filter(|pid| runs_gateway(*pid)).find_map(|pid| {
+        let status = read(&format!("/proc/{pid}/status"))?;
+        let here = is_in_our_network(pid).unwrap_or_else(|| {
+            // The namespace of a gateway that has just ended cannot be read either.
+            runs_gateway(pid) && listens_here(&status, listen_port)
+        });
+        let limits = read(&format!("/proc/{pid}/limits")).unwrap_or_default();
+        here.then_some(Service { pid, status, limits })
+    })
+}
+
+/// True if a process runs the gateway. Of one that has ended no arguments are left.
+fn runs_gateway(pid: u32) -> bool {
+    read(&format!("/proc/{pid}/cmdline")).is_some_and(|line| is_gateway(&line))
 }
 
 /// True if a process shares our network namespace; `None` where we may not know.
