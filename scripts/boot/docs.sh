@@ -211,7 +211,7 @@ document_lab() {
 
 # Connections over TLS that stay open: as acme to 198.51.100.10, or as beta to 198.51.100.20.
 hold() { # COUNT ADDRESS NAME
-    local each
+    local each all=$(($(flows) + $1))
     [[ -p $dir/open ]] || mkfifo "$dir"/open
     exec 8<>"$dir"/open
     for ((each = 0; each < $1; each++)); do
@@ -219,7 +219,7 @@ hold() { # COUNT ADDRESS NAME
         echo $! >>"$dir"/held
         disown
     done
-    wait_for 10 "the connections" are_held "$1"
+    wait_for 10 "the connections" are_held "$all"
 }
 are_held() { (($(flows) >= $1)); }
 flows() { metric 'egret_flows_active{[^}]*}' | awk '{ n += $1 } END { print n + 0 }'; }

@@ -24,6 +24,10 @@ const TESTS: &str = "policy-tests.toml";
 const OTHER_PROTOCOLS: &str = "# A deny rule goes by name here, or `ech` is \"deny\": with this key, what is neither TLS nor HTTP passes all the same.\n\
                                other_protocols = \"allow\"\n";
 
+/// The key without which a client that waits for its server to begin is inspected until the deadline.
+const UNINSPECTED: &str = "# The client sent nothing that can be inspected; perhaps it waits for the server to begin. With this key, nothing is.\n\
+                           inspect = \"none\"\n";
+
 /// Arguments of `egret allow`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct AllowOptions {
@@ -181,11 +185,18 @@ fn addition(config: &Config, flow: &DeniedFlow) -> Result<Addition, String> {
         ));
     }
     let takes_key = is_other && left == Some(Outcome::UnknownProtocol);
-    let key = if takes_key { OTHER_PROTOCOLS } else { "" };
+    let was_silent = name.is_none() && record.outcome() == Some(Outcome::InspectTimeout);
+    let key = if was_silent {
+        UNINSPECTED
+    } else if takes_key {
+        OTHER_PROTOCOLS
+    } else {
+        ""
+    };
     let hosts = name.as_ref().map(|name| format!("hosts = [\"{name}\"]\n")).unwrap_or_default();
     let cidrs = if by_address { format!("cidrs = [\"{}\"]\n", IpNet::from(address)) } else { String::new() };
     let rule = format!(
-        "# For flow {}, denied on {:.0} as {denied}.\n[[tenant.allow]]\n{hosts}{cidrs}ports = [{port}]\n{key}",
+        "# For flow {} of {:.0}: {denied} without this rule.\n[[tenant.allow]]\n{hosts}{cidrs}ports = [{port}]\n{key}",
         record.flow, record.time
     );
     let to = match &name {

@@ -143,13 +143,21 @@ fn protocol_key_is_added_beside_denied_names() {
     }
 }
 
+#[test]
+fn silent_clients_get_a_rule_without_inspection() {
+    let text = Site::new("10.0.2.5", "null", "198.51.100.7:5432", "inspect_timeout").written();
+    assert!(text.ends_with("inspect = \"none\"\n"), "{text}");
+}
+
 /// Acme has a deny rule by name, which might be meant.
 #[test]
 fn invalid_hostname_is_allowed_by_address() {
     let site = Site::new("10.0.2.5", "null", "198.51.100.7:80", "invalid_hostname");
     let text = site.written();
     assert!(
-        text.contains("as invalid_hostname.\n[[tenant.allow]]\ncidrs = [\"198.51.100.7/32\"]\n"),
+        text.contains(
+            "invalid_hostname without this rule.\n[[tenant.allow]]\ncidrs = [\"198.51.100.7/32\"]\n"
+        ),
         "{text}"
     );
     let tests = fs::read_to_string(site.path(TESTS)).unwrap();

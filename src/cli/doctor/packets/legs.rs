@@ -11,7 +11,8 @@ use crate::cli::findings::CheckFinding;
 use std::net::IpAddr;
 
 /// Why a lost ICMP error matters.
-const TOO_BIG_WHY: &str = "where a hop on the way takes smaller packets only, large answers hang";
+const TOO_BIG_WHY: &str =
+    "where a hop on the way takes smaller packets only, connections hang at the first large one";
 
 /// Effect of a lost rest of an answer.
 const REST_WHY: &str = "small answers pass, and large ones hang";
