@@ -64,18 +64,18 @@ impl IpFamily {
 
 /// Lists the networks that a table delivers locally, in no order.
 pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
-    let mut found = Vec::new();
-    routes(family, table, libc::RTN_LOCAL, |network, _| {
-        found.push(network);
-        Ok(())
-    })?;
-    Ok(found)
+    networks(family, table, libc::RTN_LOCAL)
 }
 
 /// Lists the broadcast addresses of links, of which IPv6 has none.
 pub fn broadcast_routes() -> io::Result<Vec<IpNet>> {
+    networks(IpFamily::V4, LOCAL_TABLE, libc::RTN_BROADCAST)
+}
+
+/// Lists the networks of all routes of a kind in a table.
+fn networks(family: IpFamily, table: u32, kind: u8) -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
-    routes(IpFamily::V4, LOCAL_TABLE, libc::RTN_BROADCAST, |network, _| {
+    routes(family, table, kind, |network, _| {
         found.push(network);
         Ok(())
     })?;
