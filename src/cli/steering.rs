@@ -137,10 +137,11 @@ pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) ->
         ));
     }
     if may_list {
-        found.extend(SteeringMonitor::new(params).dormant_tables().into_iter().map(|table| {
-            let dormant = format!("{table} is dormant, so that no packet meets its rules");
-            CheckFinding::fail("packet rules", dormant, PlanPart::PacketRules.consequence(), Mend::renew())
-        }));
+        let part = PlanPart::PacketRules;
+        let dormant = SteeringMonitor::new(params).dormant_tables().into_iter();
+        found.extend(
+            dormant.map(|what| CheckFinding::fail(part.as_str(), what, part.consequence(), Mend::renew())),
+        );
         found.push(counts(&observed, format));
     }
     found

@@ -293,7 +293,8 @@ tables_of() { "$1-save" | sed -n 's/^\*//p' | tr '\n' ' '; }
 # Each table of the rules on standard input is one transaction: our chains are replaced, and the jumps to them are put
 # first (again), so that no other rule lets a packet pass by.
 load_iptables() { # iptables|ip6tables ip|ip6
-    case $("$1" -V) in
+    version=$("$1" -V)
+    case $version in
         *nf_tables*)
             is_recorded "tables.$1" || record "tables.$1" "$(tables_of "$1")"
             is_recorded "input.$1" || record "input.$1" "$(has_chain "$2" filter INPUT)"
@@ -320,7 +321,7 @@ load_iptables() { # iptables|ip6tables ip|ip6
         fi
     fi
     printf '%s\n' "$rules" | "$1-restore" -w --noflush
-    case $("$1" -V) in *nf_tables*) wake_tables "$2" ;; esac
+    case $version in *nf_tables*) wake_tables "$2" ;; esac
     for tool in $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
 }
 wake_tables() { # ip|ip6: a table that somebody has switched off (`flags dormant`) keeps its rules, and no packet meets them

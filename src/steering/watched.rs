@@ -109,19 +109,18 @@ impl SteeringMonitor {
         *self = monitor;
     }
 
-    /// Tables of iptables' that are switched off in nf_tables while they have chains of Egret's. What cannot be read is left out.
+    /// Describes each of iptables' tables that is switched off in nf_tables while it has chains of Egret's. What cannot be read is
+    /// left out.
     pub fn dormant_tables(&self) -> Vec<String> {
-        let is_dormant = |table: &&PlannedTable| {
+        let described = |table: &PlannedTable| {
+            let dormancy = table.dormancy().ok().flatten()?;
             let has = |chain: &OwnChain| {
                 let found = packet_rules::chain(Backend::NfTables, table.family, &table.name, &chain.name);
                 found.is_ok_and(|chain| chain.is_some())
             };
-            packet_rules::is_dormant(table.family, &table.name).unwrap_or(false)
-                && table.chains.iter().any(has)
+            table.chains.iter().any(has).then(|| format!("{}: {dormancy}", table.key().called()))
         };
-        let called =
-            |table: &PlannedTable| TableKey { family: table.family, table: table.name.clone() }.called();
-        self.iptables.iter().filter(is_dormant).map(called).collect()
+        self.iptables.iter().filter_map(described).collect()
     }
 
     /// Looks at the kernel. An error if it does not answer, or the capability is missing: then nothing is known.

@@ -92,17 +92,29 @@ pub(super) struct TableState {
 }
 
 impl PlannedTable {
+    pub(super) fn key(&self) -> TableKey {
+        TableKey { family: self.family, table: self.name.clone() }
+    }
+
+    /// Describes that the table is switched off in nf_tables, if it is.
+    pub(super) fn dormancy(&self) -> io::Result<Option<&'static str>> {
+        let is_dormant = packet_rules::is_dormant(self.family, &self.name)?;
+        Ok(is_dormant.then_some("it is dormant, so that no packet meets its rules"))
+    }
+
     /// Reads its state, and whether any chain of Egret's is there.
     pub(super) fn look(&self, backend: Backend, facts: TableFacts<'_>) -> io::Result<(TableState, bool)> {
         let TableFacts { steered, ports, listen_port, .. } = facts;
-        let key = TableKey { family: self.family, table: self.name.clone() };
+        let key = self.key();
         let read = |chain: &str| packet_rules::chain(backend, self.family, &self.name, chain);
         let (mut wrong, mut rules, mut surplus, mut present) = (None, BTreeSet::new(), None, false);
         let mut tell = |what: String, remedy| {
             wrong.get_or_insert_with(|| (format!("{}: {what}", key.called()), remedy));
         };
-        if backend == Backend::NfTables && packet_rules::is_dormant(self.family, &self.name)? {
-            tell("it is dormant, so that no packet meets its rules".to_owned(), Remedy::Renew);
+        if backend == Backend::NfTables
+            && let Some(dormancy) = self.dormancy()?
+        {
+            tell(dormancy.to_owned(), Remedy::Renew);
         }
         for OwnChain { name, hooked, rules: wanted, interfaces } in &self.chains {
             let Some(chain) = read(name)? else {
