@@ -35,6 +35,7 @@ use crate::gateway::{
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{FlowLogHandle, Metrics};
+use crate::units::format_duration;
 use crate::verify::VerifierCapacity;
 use arc_swap::ArcSwap;
 use health::WorkerHealth;
@@ -235,7 +236,11 @@ impl App {
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         self.readiness.advance(admin::Lifecycle::Draining);
         self.stage.send_replace(ShutdownPhase::Draining);
-        tracing::info!(flows = self.handles.gateway.flows.taken(), drain = ?self.drain, "draining");
+        tracing::info!(
+            flows = self.handles.gateway.flows.taken(),
+            drain = format_duration(self.drain),
+            "draining"
+        );
         let deadline = Instant::now() + self.drain;
         let mut looks = interval(Duration::from_millis(50));
         let mut seconds = interval(Duration::from_secs(1));

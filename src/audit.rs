@@ -126,6 +126,22 @@ pub struct SocketPeer {
     pub pid: Option<i32>,
 }
 
+impl fmt::Display for SocketPeer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.uid {
+            Some(uid) => write!(f, "uid {uid}")?,
+            None => f.write_str("unknown")?,
+        }
+        if let Some(gid) = self.gid {
+            write!(f, ", gid {gid}")?;
+        }
+        if let Some(pid) = self.pid {
+            write!(f, ", pid {pid}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Difference between two configurations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigDifference {

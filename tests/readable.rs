@@ -133,3 +133,31 @@ fn type_definitions_are_found() {
         assert_eq!(type_defined(other), None, "{other}");
     }
 }
+
+/// True if a line prints a field of a log line as `{:?}` does, which is no text for people.
+fn logs_debug_form(line: &str) -> bool {
+    line.match_indices('?').any(|(at, _)| {
+        let is_field =
+            line[at + 1..].starts_with(|next: char| next.is_ascii_lowercase() || "&(_".contains(next));
+        let before = line[..at].trim();
+        is_field && (before.is_empty() || before.ends_with([',', '(', '=']))
+    })
+}
+
+#[test]
+fn log_lines_print_no_debug_form() {
+    assert!(
+        logs_debug_form("tracing::warn!(?peer, \"refused\");") && logs_debug_form("    ?peer, state = 1,")
+    );
+    assert!(logs_debug_form("f(state = ?socket.state)") && !logs_debug_form("let a = b?; (c, d?.e)"));
+    let mut found = Vec::new();
+    for path in sources()
+        .into_iter()
+        .filter(|path| path.starts_with(Path::new(env!("CARGO_MANIFEST_DIR")).join("src")))
+    {
+        let code = fs::read_to_string(&path).unwrap();
+        let lines = code.lines().filter(|line| logs_debug_form(line));
+        found.extend(lines.map(|line| format!("{}: {}", path.display(), line.trim())));
+    }
+    assert!(found.is_empty(), "log lines with a Debug form:\n{}", found.join("\n"));
+}

@@ -55,7 +55,7 @@ impl ControlPlane {
             probed: Arc::new(move |query| Ok(probe::find(&finding.table, &query))),
             candidate: candidate.control(),
             forbidden: Arc::new(move |peer, order, why| {
-                tracing::warn!(?peer, order, "refused: {why}");
+                tracing::warn!(%peer, order, "refused: {why}");
                 auditor.noted(
                     What::Forbidden,
                     Originator::Control(peer),

@@ -10,7 +10,7 @@ use crate::flow::{FlowEntry, FlowState, FlowTable};
 pub(super) fn expect(table: &FlowTable, peer: SocketPeer, order: &ProbeOrder) -> ProbeExpected {
     let client = ClientAddr::new(order.client);
     if table.probes().announce(client) {
-        tracing::info!(?peer, client = %client.ip(), "probes are expected, which do not count in a candidate's figures");
+        tracing::info!(%peer, client = %client.ip(), "probes are expected, which do not count in a candidate's figures");
     }
     ProbeExpected {}
 }

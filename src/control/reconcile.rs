@@ -180,7 +180,7 @@ impl KernelSockets for LiveKernel {
 fn log(report: &Discrepancies) {
     for socket in report.foreign.iter().take(LOGGED) {
         tracing::warn!(
-            source = %socket.source, destination = %socket.destination, state = ?socket.state,
+            source = %socket.source, destination = %socket.destination, state = socket.state.as_str(),
             uid = socket.uid, inode = socket.inode,
             "a port that should be free is in use; it is held until that socket is gone"
         );
@@ -214,7 +214,7 @@ fn explain(collisions: &[(LeasedSource, DialAddr)]) {
         let (source, destination) = (source.socket(), to.socket());
         if let Some(socket) = culprit(&sockets, source, destination) {
             tracing::warn!(
-                %source, %destination, by = %socket.source, state = ?socket.state,
+                %source, %destination, by = %socket.source, state = socket.state.as_str(),
                 uid = socket.uid, inode = socket.inode,
                 "a flow had to take another port: this one was in use"
             );

@@ -5,6 +5,7 @@ use crate::audit::SocketPeer;
 use crate::telemetry::{FlowTraces, LONGEST_TRACE, MOST_TRACED_FLOWS, TraceReport, TraceRequest, TracedStep};
 use std::time::Duration;
 use tokio::time::sleep;
+use tracing::field;
 
 /// Time between two looks for a trace that nobody reads.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -26,7 +27,9 @@ pub(super) fn start(
         );
         return Err(ControlError(why));
     }
-    tracing::info!(?peer, clients = ?order.clients, names = ?names, seconds = order.seconds, "an operator traces flows");
+    let clients = order.clients.map(field::display);
+    let of_names = names.as_ref().map(field::display);
+    tracing::info!(%peer, clients, names = of_names, seconds = order.seconds, "an operator traces flows");
     let time = Duration::from_secs(order.seconds.into());
     let trace = traces.start(TraceRequest { clients: order.clients, names, time, flows: order.flows });
     let traces = traces.clone();

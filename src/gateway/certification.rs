@@ -55,7 +55,8 @@ impl CertificateProber<'_> {
     fn count(&self, found: CertificateVerdict) -> CertificateCheck {
         let check = CertificateCheck::from(found);
         self.verification.certificate_checks[check as usize].increment(1);
-        tracing::debug!(found = ?found, "checked the server's certificate");
+        let why = certificate_refusal(found).map(|(_, why)| why);
+        tracing::debug!(found = check.as_str(), detail = why, "checked the server's certificate");
         check
     }
 }

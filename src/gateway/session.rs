@@ -210,7 +210,7 @@ fn note_inspection(flow: &mut Flow, inspected: &mut Inspected) {
     if let AskedName::Valid(name) = &inspected.name {
         describe("name", name);
     }
-    tracing::debug!(protocol = ?inspected.protocol, ech = inspected.ech, name = %inspected.name, "inspected");
+    tracing::debug!(protocol = inspected.protocol.as_str(), ech = inspected.ech, name = %inspected.name, "inspected");
     let mut record = flow.record();
     record.protocol = Some(inspected.protocol);
     let alpn = std::mem::take(&mut inspected.alpn);

@@ -181,7 +181,11 @@ impl CheckedName<'_> {
                 (AddressCheck::Unknown, Err(FlowEnd { outcome: Outcome::ResolverUnavailable, detail }))
             }
         };
-        tracing::debug!(found = found.as_str(), addresses = ?addresses.as_ref().ok(), "resolved the name");
+        tracing::debug!(
+            found = found.as_str(),
+            addresses = addresses.iter().flatten().map(IpAddr::to_string).collect::<Vec<_>>().join(", "),
+            "resolved the name"
+        );
         flow.record().address_check = Some(found);
         self.verification.address_checks[found as usize].increment(1);
         let snapshot = self.worker.gateway.snapshot.load();

@@ -31,6 +31,17 @@ pub enum Protocol {
     Other,
 }
 
+impl Protocol {
+    /// Identifier in the flow log and in traces.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tls => "tls",
+            Self::Http => "http",
+            Self::Other => "other",
+        }
+    }
+}
+
 /// Result of a successful inspection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspected {

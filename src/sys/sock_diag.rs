@@ -193,6 +193,22 @@ impl TcpState {
         Self::Bound,
     ];
 
+    /// Name, as `ss` prints it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Established => "ESTAB",
+            Self::SynSent => "SYN-SENT",
+            Self::FinWait1 => "FIN-WAIT-1",
+            Self::FinWait2 => "FIN-WAIT-2",
+            Self::TimeWait => "TIME-WAIT",
+            Self::CloseWait => "CLOSE-WAIT",
+            Self::LastAck => "LAST-ACK",
+            Self::Listen => "LISTEN",
+            Self::Closing => "CLOSING",
+            Self::Bound => "BOUND-INACTIVE",
+        }
+    }
+
     fn of(number: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|&state| state as u8 == number)
     }

@@ -8,6 +8,7 @@ use super::lookup_limiter::LookupLimiter;
 use super::resolv_conf::system_servers;
 use arc_swap::ArcSwap;
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
@@ -44,7 +45,8 @@ impl MissingSupplies {
             DnsServers::new(&servers, self.dnssec.clone()).ok()
         });
         let found = found.await;
-        tracing::info!(servers = ?found.addresses(), "/etc/resolv.conf names DNS servers now");
+        let servers: Vec<_> = found.addresses().iter().map(SocketAddr::to_string).collect();
+        tracing::info!(servers = servers.join(", "), "/etc/resolv.conf names DNS servers now");
         self.lookups.set_each(found.sockets());
         self.dns.store(Arc::new(found));
     }
