@@ -231,6 +231,9 @@ pub struct ChangedFlows {
     pub rule: Option<Arc<str>>,
     /// Deciding rule of the candidate, if any.
     pub candidate_rule: Option<Arc<str>>,
+    /// Denial that monitor mode waives, in the policy that lets these flows out; `null` if a rule allows them.
+    #[serde(default)]
+    pub waived: Option<String>,
     /// Number of flows.
     pub flows: u64,
     /// Number of later HTTP requests that would change in the same way.

@@ -73,18 +73,33 @@ fn write_tenants(text: &mut String, tenants: &[TenantChanges]) {
 const REQUESTS: &str = "  later requests";
 
 fn write_change(text: &mut String, change: &ChangedFlows) {
-    let ChangedFlows { tenant, change: what, reason, rule, candidate_rule, flows, requests, examples } =
-        change;
-    let named = |rule: &Option<std::sync::Arc<str>>| {
-        rule.as_ref().map_or_else(|| "no rule".to_owned(), |rule| format!("rule {rule}"))
+    let ChangedFlows {
+        tenant,
+        change: what,
+        reason,
+        rule,
+        candidate_rule,
+        waived,
+        flows,
+        requests,
+        examples,
+    } = change;
+    let denied = |reason: &str, rule: Option<&str>| match rule {
+        Some(rule) => format!("{reason}, rule {rule}"),
+        None => reason.to_owned(),
     };
-    let (rule, candidate_rule) = (named(rule), named(candidate_rule));
+    let let_out = |rule: Option<&str>| match (waived, rule) {
+        (Some(waived), _) => format!("let out by monitor mode in spite of {}", denied(waived, rule)),
+        (None, Some(rule)) => format!("let out by rule {rule}"),
+        (None, None) => "let out".to_owned(),
+    };
+    let (rule, candidate_rule) = (rule.as_deref(), candidate_rule.as_deref());
     let (now, then) = if what == "would_deny" {
-        (format!("now let out by {rule}"), format!("{reason}, {candidate_rule}"))
+        (let_out(rule), denied(reason, candidate_rule))
     } else {
-        (format!("now {reason}, {rule}"), format!("let out by {candidate_rule}"))
+        (denied(reason, rule), let_out(candidate_rule))
     };
-    let _ = writeln!(text, "  {tenant}: {} {now}; then {then}", counted(*flows, *requests));
+    let _ = writeln!(text, "  {tenant}: {} now {now}; then {then}", counted(*flows, *requests));
     for ExampleFlows { hostname, destination, client, flows, requests, last } in examples {
         let target = match hostname {
             Some(name) => format!("{name}:{}", destination.port()),
@@ -130,6 +145,7 @@ mod tests {
                     reason: "not_allowed".into(),
                     rule: Some("egret.toml:12".into()),
                     candidate_rule: None,
+                    waived: None,
                     flows: 3,
                     requests: 12,
                     examples: vec![ExampleFlows {
@@ -147,6 +163,7 @@ mod tests {
                     reason: "denied_by_rule".into(),
                     rule: Some("no-mail".into()),
                     candidate_rule: Some("mail".into()),
+                    waived: None,
                     flows: 1,
                     requests: 0,
                     examples: Vec::new(),
@@ -169,13 +186,29 @@ acme                    1234           3            1         0
   later requests         900          12            0
 
 WOULD DENY what leaves now
-  acme: 3 flows and 12 later requests now let out by rule egret.toml:12; then not_allowed, no rule
+  acme: 3 flows and 12 later requests now let out by rule egret.toml:12; then not_allowed
     api.example.com:443  2 flows, last 2025-11-30T10:54:20Z from 10.0.1.7
 
 WOULD ALLOW what is denied now
   acme: 1 flow now denied_by_rule, rule no-mail; then let out by rule mail
 "
         );
+    }
+
+    #[test]
+    fn waived_denials_are_no_permits() {
+        let mut monitored = status();
+        monitored.changes[0].waived = Some("denied_by_rule".into());
+        monitored.changes[0].rule = Some("no-mail".into());
+        monitored.changes[1].waived = Some("not_allowed".into());
+        monitored.changes[1].candidate_rule = None;
+        let text = render(&CandidateReport { candidate: Some(monitored) });
+        for told in [
+            "now let out by monitor mode in spite of denied_by_rule, rule no-mail; then not_allowed\n",
+            "now denied_by_rule, rule no-mail; then let out by monitor mode in spite of not_allowed\n",
+        ] {
+            assert!(text.contains(told), "{text}");
+        }
     }
 
     #[test]

@@ -71,6 +71,7 @@ fn changed(kind: gateway::ChangeKind, kept: gateway::ChangeGroup) -> ChangedFlow
         reason: kind.reason.as_str().to_owned(),
         rule: kind.rule,
         candidate_rule: kind.candidate_rule,
+        waived: kind.waived.map(|waived| waived.as_str().to_owned()),
         flows: kept.times.flows,
         requests: kept.times.requests,
         examples,

@@ -132,7 +132,10 @@ impl Candidate {
         let mut state = self.state();
         if let Some(reason) = reason {
             let (rule, candidate_rule) = (in_force.rule().cloned(), candidate.rule().cloned());
-            state.tally.keep(ChangeKind { tenant, change, reason, rule, candidate_rule }, compared);
+            let lets_out = if in_force.denies().is_none() { in_force } else { candidate };
+            let waived = lets_out.deny_reason();
+            let kind = ChangeKind { tenant, change, reason, rule, candidate_rule, waived };
+            state.tally.keep(kind, compared);
         } else {
             state.tally.count(&tenant, change, compared.what);
         }

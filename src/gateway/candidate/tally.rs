@@ -85,6 +85,8 @@ pub struct ChangeKind {
     pub rule: Option<Arc<str>>,
     /// The candidate's rule that decides, if any.
     pub candidate_rule: Option<Arc<str>>,
+    /// Denial that monitor mode waives, in the policy that lets the flow out.
+    pub waived: Option<Outcome>,
 }
 
 /// Flows of a kind.
@@ -196,6 +198,7 @@ mod tests {
             reason: Outcome::NotAllowed,
             rule: Some(rule.into()),
             candidate_rule: None,
+            waived: None,
         }
     }
 
