@@ -41,8 +41,13 @@ pub struct AllowOptions {
     tests: Option<PathBuf>,
 }
 
+/// True if there is a rule to write for a flow: the decision on it is `now`.
+pub(super) fn has_rule_for(config: &Config, record: &Recorded, now: &ExplainReport) -> bool {
+    !now.is_let_out() && addition(config, record, now).is_ok()
+}
+
 /// True if a further allow rule can lift the denial.
-pub(super) fn can_help(denied: Outcome) -> bool {
+fn can_help(denied: Outcome) -> bool {
     matches!(
         denied,
         Outcome::NotAllowed
@@ -115,7 +120,7 @@ pub fn run(main: &Path, config: &Config, options: &AllowOptions) -> ExitCode {
             0,
         );
     }
-    let addition = match addition(config, &flow) {
+    let addition = match addition(config, &flow.record, &flow.now) {
         Ok(addition) => addition,
         Err(why) => {
             eprintln!("egret allow: {why}");
@@ -148,8 +153,7 @@ pub fn run(main: &Path, config: &Config, options: &AllowOptions) -> ExitCode {
 }
 
 /// The narrowest rule that lets the flow out. The error says why no rule can.
-fn addition(config: &Config, flow: &DeniedFlow) -> Result<Addition, String> {
-    let DeniedFlow { record, now } = flow;
+fn addition(config: &Config, record: &Recorded, now: &ExplainReport) -> Result<Addition, String> {
     let Some(tenant) = now.tenant.clone() else {
         return Err(format!(
             "{} belongs to no tenant: add its address to a tenant's `sources` first",
@@ -159,14 +163,14 @@ fn addition(config: &Config, flow: &DeniedFlow) -> Result<Addition, String> {
     if record.name().is_some_and(|name| name.as_str() == PROBE_NAME) {
         return Err("the flow is a probe of `egret doctor`, and nothing is to let it out".to_owned());
     }
-    let denied = liftable_denial(flow)?;
+    let denied = liftable_denial(record, now)?;
     let (address, port) = (record.destination.ip(), record.destination.port());
     let name = record.name();
     let by_address = match &name {
         Some(name) => {
             let hosts = vec![HostPattern::Exact(name.clone())];
             let rule = RuleSpec { hosts, ..RuleSpec::new("added", RuleEffect::Allow) };
-            denied_with(config, flow, &tenant, &rule)? == Some(Outcome::DestinationPrivate)
+            denied_with(config, record, &tenant, &rule)? == Some(Outcome::DestinationPrivate)
         }
         None => true,
     };
@@ -176,7 +180,7 @@ fn addition(config: &Config, flow: &DeniedFlow) -> Result<Addition, String> {
         None
     } else {
         let rule = RuleSpec { cidrs: vec![address.into()], ..RuleSpec::new("added", RuleEffect::Allow) };
-        denied_with(config, flow, &tenant, &rule)?
+        denied_with(config, record, &tenant, &rule)?
     };
     if left == Some(Outcome::InvalidHostname) {
         return Err(format!(
@@ -213,7 +217,7 @@ fn addition(config: &Config, flow: &DeniedFlow) -> Result<Addition, String> {
 }
 
 /// The reason for which the flow is denied now, if an allow rule lifts it. The error says what to do instead.
-fn liftable_denial(DeniedFlow { record, now }: &DeniedFlow) -> Result<Outcome, String> {
+fn liftable_denial(record: &Recorded, now: &ExplainReport) -> Result<Outcome, String> {
     let denied = now.would_deny.as_ref().or(now.outcome.as_ref());
     match denied.and_then(|denied| Outcome::named(&denied.name)) {
         Some(denied) if can_help(denied) => Ok(denied),
@@ -232,7 +236,7 @@ fn liftable_denial(DeniedFlow { record, now }: &DeniedFlow) -> Result<Outcome, S
 /// them, and other protocols a key where a deny rule goes by name.
 fn denied_with(
     config: &Config,
-    flow: &DeniedFlow,
+    record: &Recorded,
     tenant: &str,
     rule: &RuleSpec,
 ) -> Result<Option<Outcome>, String> {
@@ -241,18 +245,22 @@ fn denied_with(
         spec.rules.push(rule.clone());
     }
     let explainer = Explainer::new(&config).map_err(|error| error.to_string())?;
-    let told = explainer.explain(&flow.record.question()).map_err(|error| error.to_string())?;
+    let told = explainer.explain(&record.question()).map_err(|error| error.to_string())?;
     let denied = told.would_deny.or(told.outcome);
     Ok(denied.and_then(|denied| Outcome::named(&denied.name)))
 }
 
 /// Writes rule and test, and returns the file with the rule. The rule is removed again if the flow is still denied with it.
-/// Nothing is written if the file of tests cannot be read: it is replaced as a whole.
+/// Nothing is written if the file of tests cannot be read, for it is replaced as a whole, or if a file would then say anything
+/// beside the addition.
 fn write(main: &Path, flow: &DeniedFlow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
     let known = match crate::files::read_text(tests, crate::files::ALL_TEXT) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         known => known.map_err(|error| format!("{}: {error}; nothing was changed", tests.display()))?,
     };
+    let with_test = edit::with_test(&known, &addition.test).ok_or_else(|| {
+        format!("{}: no [[test]] can be appended to it; nothing was changed", tests.display())
+    })?;
     let mut files = vec![main.to_owned()];
     files.extend(config::policy_files(super::replace::folder_of(main)).map_err(|error| error.to_string())?);
     let edited = files.iter().find_map(|file| {
@@ -261,7 +269,7 @@ fn write(main: &Path, flow: &DeniedFlow, addition: &Addition, tests: &Path) -> R
     });
     let Some((file, after, before)) = edited else {
         return Err(format!(
-            "no configuration file has a [[tenant]] table for {}; add the rule by hand:\n{}",
+            "no configuration file has a [[tenant]] table for {} that a [[tenant.allow]] can follow; add the rule by hand:\n{}",
             addition.tenant, addition.rule
         ));
     };
@@ -274,7 +282,7 @@ fn write(main: &Path, flow: &DeniedFlow, addition: &Addition, tests: &Path) -> R
             addition.rule
         ));
     }
-    if let Err(why) = edit::replace(tests, &edit::appended(&known, &addition.test)) {
+    if let Err(why) = edit::replace(tests, &with_test) {
         return Err(format!(
             "the rule was written into {}, but its test was not written: {why}",
             file.display()

@@ -57,11 +57,16 @@ pub fn run(main: &Path, options: &WhyOptions) -> ExitCode {
             print(&json_page(&PastFlowReport { flow: line, now }), 0)
         }
         Ok((PastFlow { record, .. }, now)) => {
-            let by = match usable {
+            let by = match &usable {
                 Ok(UsableConfig { refusal: Some(_), .. }) => JudgedBy::LastGood,
                 Ok(_) | Err(_) => JudgedBy::Files,
             };
-            print(&text(&record, now.as_ref().map(|now| (now, by))), 0)
+            let judged = usable.as_ref().ok().zip(now.as_ref()).map(|(usable, now)| JudgedNow {
+                report: now,
+                by,
+                can_be_allowed: super::allow::has_rule_for(&usable.config, &record, now),
+            });
+            print(&text(&record, judged.as_ref()), 0)
         }
         Err(error) => error.report("why"),
     }
@@ -92,8 +97,15 @@ impl JudgedBy {
     }
 }
 
-/// `now`: the current decision, and what it goes by.
-fn text(record: &Recorded, now: Option<(&ExplainReport, JudgedBy)>) -> String {
+/// The current decision.
+struct JudgedNow<'a> {
+    report: &'a ExplainReport,
+    by: JudgedBy,
+    /// `egret allow` has a rule that lets it out.
+    can_be_allowed: bool,
+}
+
+fn text(record: &Recorded, now: Option<&JudgedNow<'_>>) -> String {
     let mut text = String::new();
     let Recorded { time, flow, client, destination, duration_ms, .. } = record;
     let tenant = record.tenant.as_deref().unwrap_or(UNKNOWN_TENANT);
@@ -109,7 +121,8 @@ fn text(record: &Recorded, now: Option<(&ExplainReport, JudgedBy)>) -> String {
     };
     if let Some(source) = record.source {
         let public = record.public.map(|public| format!(", outside {public}")).unwrap_or_default();
-        let _ = writeln!(text, "left     from {source}{public}");
+        let heading = if record.connect_ms.is_some() { "left     from" } else { "tried    from" };
+        let _ = writeln!(text, "{heading} {source}{public}");
     }
     let (up, down) = (format_size(record.bytes_up), format_size(record.bytes_down));
     let _ = writeln!(text, "bytes    {up} up, {down} down");
@@ -119,17 +132,15 @@ fn text(record: &Recorded, now: Option<(&ExplainReport, JudgedBy)>) -> String {
     if record.canary {
         text.push_str("canary   a candidate decided, which was enforced for this client\n");
     }
-    let allowed_by = now.filter(|(now, _)| now.is_let_out()).map(|(_, by)| by);
-    write_outcome(&mut text, record, allowed_by);
-    if let Some((now, by)) = now {
+    write_outcome(&mut text, record, now);
+    if let Some(JudgedNow { report, by, .. }) = now {
         let _ = writeln!(text, "\nThe same flow, judged by {}:", by.as_str());
-        text += &show(now);
+        text += &show(report);
     }
     text
 }
 
-/// `allowed_by`: what lets such a flow out by now, if anything does.
-fn write_outcome(text: &mut String, record: &Recorded, allowed_by: Option<JudgedBy>) {
+fn write_outcome(text: &mut String, record: &Recorded, now: Option<&JudgedNow<'_>>) {
     let detail = record.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
     let meaning = |outcome: Option<Outcome>| outcome.map_or("", Outcome::meaning);
     let word = record.outcome_word();
@@ -138,7 +149,7 @@ fn write_outcome(text: &mut String, record: &Recorded, allowed_by: Option<Judged
         Some(denied) if record.outcome() != Some(denied) => {
             let _ = writeln!(
                 text,
-                "         monitor mode let it pass; in enforce mode it is denied as {denied}: {}",
+                "         monitor mode waived the denial that enforce mode would make, {denied}: {}",
                 denied.meaning()
             );
         }
@@ -147,22 +158,44 @@ fn write_outcome(text: &mut String, record: &Recorded, allowed_by: Option<Judged
             if denied != Outcome::NotAllowed {
                 let _ = writeln!(text, "         {}", denied.remedy());
             }
-            match allowed_by {
-                None if super::allow::can_help(denied) => {
-                    let id = &record.flow;
-                    let _ = writeln!(text, "         `egret allow {id}` writes the rule that would allow it");
-                }
-                Some(by) if super::allow::is_by_files(denied) && !record.canary => {
-                    let _ = writeln!(
-                        text,
-                        "         {} would allow it now; if the gateway still denies it, {}",
-                        by.as_str(),
-                        by.remedy()
-                    );
-                }
-                None | Some(_) => {}
+            let Some(JudgedNow { report, by, can_be_allowed }) = now else { return };
+            if *can_be_allowed {
+                let id = &record.flow;
+                let _ = writeln!(text, "         `egret allow {id}` writes the rule that would allow it");
+            } else if report.is_let_out() && super::allow::is_by_files(denied) && !record.canary {
+                let _ = writeln!(
+                    text,
+                    "         {} would allow it now; if the gateway still denies it, {}",
+                    by.as_str(),
+                    by.remedy()
+                );
             }
         }
         None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unanswered_dial_has_not_left() {
+        let told = |connect: &str, outcome: &str| {
+            let line = format!(
+                r#"{{"time":"2026-01-01T00:00:00Z","flow":"00c0ffee-1f","tenant":"acme","client":"10.0.1.5:40000",
+                "destination":"198.51.100.7:443","hostname":null,"denied_hostname":null,"protocol":"tls","rule":"api","verdict":"allow",
+                "would_deny":"not_allowed","outcome":"{outcome}","detail":null,"source":"203.0.113.16:5000","bytes_up":0,"bytes_down":0,
+                "duration_ms":1.5,"connect_ms":{connect}}}"#
+            );
+            text(&serde_json::from_str(&line).unwrap(), None)
+        };
+        assert!(told("null", "connect_timeout").contains("tried    from 203.0.113.16:5000\n"));
+        assert!(told("1.5", "closed").contains("left     from 203.0.113.16:5000\n"));
+        let denied = told("null", "ports_exhausted");
+        assert!(
+            denied.contains("monitor mode waived the denial that enforce mode would make, not_allowed: "),
+            "{denied}"
+        );
     }
 }

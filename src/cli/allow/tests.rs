@@ -61,7 +61,8 @@ impl Site {
     }
 
     fn addition(&self) -> Result<Addition, String> {
-        addition(&config::load(&self.main()).unwrap().config, &self.flow())
+        let DeniedFlow { record, now } = self.flow();
+        addition(&config::load(&self.main()).unwrap().config, &record, &now)
     }
 
     /// The main file after `--write`.
@@ -203,5 +204,63 @@ fn useless_rules_are_not_offered() {
         let site = Site::new(client, hostname, destination, "not_allowed");
         let refused = site.addition().err();
         assert!(refused.as_ref().is_some_and(|refused| refused.contains(why)), "{refused:?}");
+        let (config, DeniedFlow { record, now }) = (config::load(&site.main()).unwrap().config, site.flow());
+        assert!(!has_rule_for(&config, &record, &now), "`egret why` would offer one");
+    }
+}
+
+/// A policy file in some order, and the text that is right above the rule there.
+const ORDERS: [(&str, &str); 7] = [
+    ("[[tenant]]\nname = \"acme\"\npool = \"p\"\n\n# pools\n[[pool]]\nname = \"p\"\n", "pool = \"p\"\n\n"),
+    (
+        "[[pool]]\nname = \"p\"\n[[tenant]]\nname = \"acme\"\n[tenant.limits]\nflows = 5\n[pool.public]\n\"203.0.113.16\" = \"52.1.2.16\"\n",
+        "flows = 5\n\n",
+    ),
+    (
+        "[[tenant]]\nname = \"acme\"\n[[tenant.allow]]\nhosts = [\"a\"]\n[[pool]]\nname = \"p\"\n[[tenant.deny]]\nhosts = [\"b\"]\n[policy]\n",
+        "hosts = [\"b\"]\n\n",
+    ),
+    (
+        "[[tenant]]\nname = \"beta\"\n[[tenant]]\nname = \"acme\"\nlimits.flows = 5\n\n[[tenant]]\nname = \"c\"\n",
+        "flows = 5\n\n",
+    ),
+    (
+        "[[tenant]]\nname = \"acme\"\nhelp = \"\"\"\n[[tenant]]\n[[pool]]\n\"\"\"\n[steering]\nwatch = true\n",
+        "\"\"\"\n\n",
+    ),
+    ("[[tenant]]\nname = 'acme'\r\n\r\n[ 'pol\\icy' . x ]\r\n", "'acme'\n\n"),
+    ("[[tenant]]\nname = \"acme\"", "\"acme\"\n\n"),
+];
+
+#[test]
+fn rule_follows_its_tenants_own_tables() {
+    const RULE: &str = "# why\n[[tenant.allow]]\nhosts = [\"x.example.org\"]\n";
+    for (before, above) in ORDERS {
+        let after = edit::below_tenant(before, "acme", RULE).unwrap_or_else(|| panic!("{before}"));
+        assert!(after.contains(&format!("{above}{RULE}")), "{after}");
+        assert_eq!(
+            after.replacen(RULE, "", 1).split_whitespace().collect::<String>(),
+            before.split_whitespace().collect::<String>()
+        );
+    }
+    for inline in [
+        "tenant = [{ name = \"acme\" }]\n",
+        "[[tenant]]\nname = \"acme\"\nallow = [{ hosts = [\"a\"] }]\n",
+        "[[tenant]]\nname = \"acme\"\n[tenant.allow]\n",
+        "[[tenant]]\nname = \"other\"\n",
+        "[[tenant]]\nname = \"acme\"\n[broken\n",
+    ] {
+        assert_eq!(edit::below_tenant(inline, "acme", RULE), None, "{inline}");
+    }
+}
+
+#[test]
+fn tests_that_cannot_be_appended_are_refused() {
+    const TEST: &str = "[[test]]\nfrom = \"10.0.1.5\"\n";
+    for known in ["", "# none\n", "[[test]]\nfrom = \"10.0.1.6\"\n"] {
+        assert!(edit::with_test(known, TEST).is_some_and(|after| after.ends_with(TEST)), "{known}");
+    }
+    for known in ["test = []\n", "[test]\n", "[[test]\n"] {
+        assert_eq!(edit::with_test(known, TEST), None, "{known}");
     }
 }

@@ -31,6 +31,9 @@ pub(in crate::cli) struct Recorded {
     outcome: String,
     pub(in crate::cli) detail: Option<String>,
     pub(in crate::cli) source: Option<SocketAddr>,
+    /// Time until the server answered; `None` if it did not.
+    #[serde(default)]
+    pub(in crate::cli) connect_ms: Option<f64>,
     /// True if a candidate decided.
     #[serde(default)]
     pub(in crate::cli) canary: bool,
