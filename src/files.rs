@@ -1,5 +1,8 @@
 //! Reads files at configured paths: regular files only, of bounded size, and without blocking on a FIFO or a lease.
 
+mod access;
+
+pub use access::{SERVICE, access_remedy, group_read};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};

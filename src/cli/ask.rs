@@ -4,6 +4,7 @@ use super::config_path::DEFAULT_CONFIG;
 use super::{interrupted, journal, last_good};
 use crate::clock;
 use crate::config;
+use crate::files::access_remedy;
 use nix::sys::socket::getsockopt;
 use nix::sys::socket::sockopt::PeerCredentials;
 use serde::Deserialize;
@@ -98,7 +99,7 @@ pub(super) enum AskError {
     NotRunning(PathBuf),
     /// The mode of the file or of its directory forbids it.
     #[error(
-        "the control socket {0} may not be opened: run this as root, or as one of the group that `ls -l {0}` shows"
+        "the control socket {} may not be opened: {}", .0.display(), access_remedy(.0)
     )]
     NotPermitted(PathBuf),
     /// The gateway refused the request.

@@ -6,6 +6,7 @@ use super::mend::Mend;
 use super::{journal, steering};
 use crate::config::{self, Config, ConfigReport};
 use crate::control::{LastGoodStore, steering_params};
+use crate::files::access_remedy;
 use crate::steering::RefusedInterfaces;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
@@ -61,18 +62,18 @@ fn not_in_force(path: &Path, refused: &RefusedInterfaces) -> CheckFinding {
 }
 
 fn broken(path: &Path, first: &str, is_hidden: bool) -> CheckFinding {
-    let path = path.display();
+    let shown = path.display();
     if is_hidden {
         return CheckFinding::warn(
             CHECK,
-            format!("{path} cannot be loaded by this user: {first}; {INSTEAD}"),
+            format!("{shown} cannot be loaded by this user: {first}; {INSTEAD}"),
             "what the files say now is not known",
-            "run this as root, or as one of the group that may read them",
+            access_remedy(path),
         );
     }
     CheckFinding::fail(
         CHECK,
-        format!("{path} has errors, the first: {first}; {INSTEAD}"),
+        format!("{shown} has errors, the first: {first}; {INSTEAD}"),
         "the gateway cannot reload such files, and whenever it starts it goes by the last good ones",
         Mend::run("egret check").and(
             "it shows all errors; correct them, then `egret reload` and `systemctl restart egret-steering`",

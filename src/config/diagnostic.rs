@@ -5,6 +5,7 @@ use super::policy_folder::{POLICY_FOLDER, ignored_files, policy_files, policy_te
 use super::read_budget::{FileKind, ReadBudget};
 use super::texts::Texts;
 use super::version::digest_of;
+use crate::files::access_remedy;
 use serde::Serialize;
 use std::collections::HashSet;
 use std::fmt;
@@ -235,13 +236,8 @@ impl Diagnostics {
                 (file, Ok(bytes))
             }
             Err(error) => {
-                let mut help = String::new();
-                if error.kind() == io::ErrorKind::PermissionDenied {
-                    let path = path.display();
-                    help = format!(
-                        "let the service's group read it: `chgrp egret {path} && chmod g+r {path}`; its folder too (g+rx)"
-                    );
-                }
+                let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+                let help = if is_denied { access_remedy(path) } else { String::new() };
                 (file, Err(Unreadable { why: error.to_string(), help }))
             }
         }

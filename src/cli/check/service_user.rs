@@ -1,6 +1,7 @@
 //! Checks that the service's user can read the configuration files.
 
 use crate::config::{Diagnostic, Severity};
+use crate::files::{SERVICE, group_read};
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
@@ -8,9 +9,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-/// User that scripts/install.sh creates.
-const USER: &str = "egret";
 
 /// Prints the arguments that the user cannot read, or enter if they are folders, each followed by a NUL. A folder that
 /// ends in `/.` must be readable too.
@@ -48,27 +46,19 @@ pub(super) fn unreadable<'a>(
 }
 
 fn finding(path: &Path, severity: Severity) -> Diagnostic {
-    let shown = path.display();
-    let help = if path.is_dir() {
-        format!(
-            "`chgrp {USER} {shown} && chmod g+rxs {shown}`; what is made in it belongs to the group from then on"
-        )
-    } else {
-        format!("`chgrp {USER} {shown} && chmod g+r {shown}`")
-    };
     Diagnostic {
         severity,
         file: path.to_string_lossy().into(),
         line: 0,
         column: 0,
-        message: format!("the service cannot read it, because it runs as the user {USER}"),
-        help,
+        message: format!("the service cannot read it, because it runs as the user {SERVICE}"),
+        help: group_read(path),
     }
 }
 
 /// Asks the kernel by running as that user, so that access control lists count too.
 fn denied(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
-    let user = [format!("--reuid={USER}"), format!("--regid={USER}")];
+    let user = [format!("--reuid={SERVICE}"), format!("--regid={SERVICE}")];
     let output = Command::new("setpriv")
         .args(user)
         .args(["--init-groups", "--inh-caps=-all", "--", "sh", "-c", TEST, "sh"])

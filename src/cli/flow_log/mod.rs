@@ -6,12 +6,13 @@ mod progress;
 mod record;
 
 use crate::config::FlowLogTarget;
+use crate::files::access_remedy;
 pub(super) use files::LogFile;
 pub(super) use lines::read;
 pub(super) use progress::ReadProgress;
 pub(super) use record::{Recorded, find};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// Arguments that select the flow log.
@@ -46,7 +47,7 @@ pub(super) enum LogError {
 fn remedy(file: &str, error: &io::Error) -> String {
     let kind = error.kind();
     if kind == io::ErrorKind::PermissionDenied {
-        format!("; run this as root, or as a member of the group that `ls -l {file}` shows")
+        format!("; {}", access_remedy(Path::new(file)))
     } else if kind == io::ErrorKind::NotFound {
         "; if the log was being rotated, run the command again".to_owned()
     } else if kind == io::ErrorKind::InvalidInput {
