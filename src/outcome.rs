@@ -242,9 +242,9 @@ outcomes! {
     UnknownProtocol = "unknown_protocol", Policy, Denied: "The client speaks neither TLS nor HTTP as far as Egret can tell, and a deny rule by name covers address and port, or the tenant's `ech` is `\"deny\"`: what it asks for may be what is denied."
         => "If the protocol is meant to pass, set `other_protocols = \"allow\"` on the allow rule (or `inspect = \"none\"`, which lets TLS and HTTP through unjudged as well), or give the deny rule `ports`. Otherwise something tries to slip by: capture the first packets.";
     DeniedByRule = "denied_by_rule", Policy, Denied: "A deny rule names this destination."
-        => "`egret explain` names the rule.";
+        => "If it should leave, remove that rule, or make it narrower: docs/policy.md.";
     NotAllowed = "not_allowed", Policy, Denied: "No allow rule covers this name, address and port."
-        => "If it should leave, add an allow rule: `egret allow` with the ID of a denied flow writes it.";
+        => "If it should leave, add an allow rule: `egret allow FLOW` writes it for a denied flow, by its ID.";
     TenantFlowLimit = "tenant_flow_limit", Policy, Denied: "The tenant has as many flows as its `limits.flows` allows; or the gateway is nearly full, and the tenant has more than an equal part of it."
         => "Find the client that leaks connections, or raise the limit: `limits.flows`; or LimitNOFILE of the service, if `detail` says that the gateway is nearly full.";
     GatewayFull = "gateway_full", Gateway, Denied: "The gateway has as many flows as its file descriptors allow, or the kernel had no room for one more; the client was reset."

@@ -251,12 +251,11 @@ pub struct ExplainedRule {
 }
 
 /// Remedy for a denial by a candidate of what the configuration in force allows.
-pub const CANARY_REMEDY: &str =
-    "Add the rule to the candidate's file and load it again, or end it by `egret candidate drop`";
+pub const CANARY_REMEDY: &str = "Add the rule to the candidate's file, which `egret candidate status` names, and load that again; or end it by `egret candidate drop`";
 
 /// Remedy for a denial by a candidate of what no rule allows in the configuration in force either.
-pub const CANARY_REMEDY_IN_BOTH: &str = "If it should leave, add an allow rule both to the configuration in force (`egret allow`) and to \
-     the candidate's file, and load that again";
+pub const CANARY_REMEDY_IN_BOTH: &str = "If it should leave, add an allow rule both to the configuration in force and to the \
+     candidate's file, which `egret candidate status` names, and load that again";
 
 /// The reason for a denial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -123,7 +123,7 @@ pub(super) mod tests {
     }
 
     /// Each part of it is a known program's call, without words behind it.
-    pub(super) fn assert_commands(commands: &str) {
+    pub(in crate::cli) fn assert_commands(commands: &str) {
         for command in commands.split("; ") {
             let program = command.split(' ').next().unwrap_or_default();
             assert!(PROGRAMS.contains(&program), "{program:?} of {commands:?} is no program");

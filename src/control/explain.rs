@@ -208,10 +208,10 @@ impl ExplainInputs<'_> {
         report.rule = judgement.rule().map(ToString::to_string);
         match judgement {
             Judgement::Permit { permit, .. } => {
-                report.would_deny = permit.would_deny().map(explained_outcome);
+                report.would_deny = permit.would_deny().map(|waived| explained_outcome(waived, report));
                 self.leave(report, tenant, client, &permit);
             }
-            Judgement::Deny(denial) => report.outcome = Some(explained_outcome(denial.outcome)),
+            Judgement::Deny(denial) => report.outcome = Some(explained_outcome(denial.outcome, report)),
             Judgement::NeedsInspection => {} // its result is given
         }
     }
@@ -258,7 +258,7 @@ impl ExplainedFlow {
 fn blank(query: &ExplainQuery, asked: &ExplainedFlow) -> ExplainReport {
     let ExplainedFlow { client, to, .. } = asked;
     let hostname = if let ClientTarget::Name(name, _) = &query.to { Some(name.to_string()) } else { None };
-    ExplainReport {
+    let mut report = ExplainReport {
         live: false,
         from: client.ip(),
         tenant: None,
@@ -284,12 +284,14 @@ fn blank(query: &ExplainQuery, asked: &ExplainedFlow) -> ExplainReport {
         address_check: None,
         certificate_check: None,
         would_deny: None,
-        outcome: Some(explained_outcome(Outcome::UnknownTenant)),
+        outcome: None,
         help: None,
         pool: None,
         max_flows: None,
         flows: None,
-    }
+    };
+    report.outcome = Some(explained_outcome(Outcome::UnknownTenant, &report));
+    report
 }
 
 fn explained_rule(rule: policy::RuleFinding) -> ExplainedRule {
@@ -302,12 +304,22 @@ fn explained_rule(rule: policy::RuleFinding) -> ExplainedRule {
     }
 }
 
-fn explained_outcome(outcome: Outcome) -> ExplainedOutcome {
+fn explained_outcome(outcome: Outcome, report: &ExplainReport) -> ExplainedOutcome {
+    let name = report.hostname.as_deref();
     ExplainedOutcome {
         name: outcome.as_str().to_owned(),
         meaning: outcome.meaning().to_owned(),
-        remedy: outcome.remedy().to_owned(),
+        remedy: remedy(outcome, name, SocketAddr::new(report.address, report.port)),
     }
+}
+
+/// The outcome's remedy for a flow that is asked about: it has no ID, and its name and address are known.
+pub(crate) fn remedy(outcome: Outcome, name: Option<&str>, to: SocketAddr) -> String {
+    if outcome == Outcome::NotAllowed {
+        return "If it should leave, add an allow rule to the tenant: docs/policy.md.".to_owned();
+    }
+    let remedy = outcome.remedy().replace("ADDRESS:PORT", &to.to_string());
+    name.map_or(remedy.clone(), |name| remedy.replace("NAME", name))
 }
 
 #[cfg(test)]
@@ -319,7 +331,7 @@ mod tests {
         let denied = Some(Outcome::NotAllowed);
         assert!(canary_remedy(true, denied).is_some_and(|remedy| remedy.contains("candidate drop")));
         let in_both = canary_remedy(false, denied).unwrap();
-        assert!(in_both.contains("egret allow") && !in_both.contains("candidate drop"), "{in_both}");
+        assert!(in_both.contains("in force") && !in_both.contains("candidate drop"), "{in_both}");
         assert_eq!(canary_remedy(false, Some(Outcome::EchDenied)), None);
     }
 }

@@ -37,6 +37,8 @@ pub use build_error::BuildError;
 pub(crate) use deferred_drop::DeferredDrop;
 pub use explain::ExplainError;
 pub use explain::Explainer;
+#[cfg(test)]
+pub(crate) use explain::remedy;
 pub(crate) use forecast::ForecastHandle;
 pub(crate) use handles::ControlHandles;
 pub use last_good::LastGoodStore;

@@ -18,7 +18,7 @@ pub(in crate::cli) fn show(report: &ExplainReport) -> String {
     write_checks(&mut text, report);
     write_verdict(&mut text, report);
     if let Some(pool) = &report.pool {
-        write_pool(&mut text, report.from, pool);
+        write_pool(&mut text, report, pool);
     }
     if let Some(most) = report.max_flows {
         let now = report.flows.map(|flows| format!(", now {flows}")).unwrap_or_default();
@@ -138,7 +138,7 @@ fn write_verdict(text: &mut String, report: &ExplainReport) {
         let _ = writeln!(
             text,
             "         [steering] ports does not list TCP port {port}: the machine drops the packets, or forwards them unjudged\n         \
-             if Egret should judge them, add {port} there and apply steering again"
+             if Egret should judge them, add {port} there, then run `egret reload`"
         );
     }
     if let Some(ExplainedOutcome { name, meaning, remedy }) = &report.outcome {
@@ -160,7 +160,12 @@ pub(in crate::cli) fn verdict_of(report: &ExplainReport) -> String {
     }
     let mut verdict = if report.allowed { "allowed" } else { "denied" }.to_owned();
     if let Some(rule) = &report.rule {
-        let _ = write!(verdict, " ({rule})");
+        // Policy lets out what has a pool.
+        let _ = match (report.allowed || report.pool.is_none(), &report.would_deny) {
+            (true, _) => write!(verdict, " ({rule})"),
+            (false, None) => write!(verdict, ", though rule {rule} allows it"),
+            (false, Some(_)) => Ok(()),
+        };
     }
     if report.allowed && !report.inspected {
         verdict.push_str(", before the client says anything");
@@ -168,15 +173,15 @@ pub(in crate::cli) fn verdict_of(report: &ExplainReport) -> String {
     if !report.allowed && report.mode.as_deref() == Some("monitor") {
         verdict.push_str(", in monitor mode too");
     }
-    if let Some(ExplainedOutcome { name, .. }) = &report.would_deny {
+    if let Some(ExplainedOutcome { name, .. }) = report.would_deny.as_ref().filter(|_| report.allowed) {
         let _ = write!(verdict, "; enforce mode would deny it as {name} (the tenant is in monitor mode)");
     }
     verdict
 }
 
-fn write_pool(text: &mut String, client: IpAddr, pool: &ExplainedPool) {
+fn write_pool(text: &mut String, report: &ExplainReport, pool: &ExplainedPool) {
     let ExplainedPool { name, addresses, ports, source, public, in_use, drain, .. } = pool;
-    let (v4, family) = (client.is_ipv4(), Family::of(client));
+    let (v4, family) = (report.from.is_ipv4(), Family::of(report.from));
     if !addresses.iter().any(|one| one.parse::<IpNet>().is_ok_and(|one| one.addr().is_ipv4() == v4)) {
         let other = if v4 { Family::V6 } else { Family::V4 };
         let _ = writeln!(
@@ -187,7 +192,11 @@ fn write_pool(text: &mut String, client: IpAddr, pool: &ExplainedPool) {
         return;
     }
     let addresses = if addresses.is_empty() { "nothing".into() } else { addresses.join(", ") };
-    let _ = writeln!(text, "leaves   from {addresses}, ports {ports} (pool {name})");
+    let _ = if report.allowed {
+        writeln!(text, "leaves   from {addresses}, ports {ports} (pool {name})")
+    } else {
+        writeln!(text, "pool     {name}: {addresses}, ports {ports}")
+    };
     if let Some(source) = source {
         let public = public.map(|public| format!(", outside {public}")).unwrap_or_default();
         let _ = writeln!(text, "         {source} first{public}");
@@ -209,5 +218,65 @@ fn write_pool(text: &mut String, client: IpAddr, pool: &ExplainedPool) {
     }
     if let Some(floor) = pool.ports_floor {
         let _ = writeln!(text, "assured  {floor} ports of the tenant towards a destination{now}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::{CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ExplainQuery};
+    use crate::cli::mend::tests::assert_commands;
+    use crate::config;
+    use crate::control::{Explainer, remedy};
+    use crate::outcome::{FlowPhase, Outcome};
+
+    fn explained(to: &str) -> ExplainReport {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("egret.toml");
+        let text = "steering = { interfaces = [\"ens6\"] }\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n\
+                    [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n\
+                    [[tenant.allow]]\nname = \"api\"\nhosts = [\"api.example.org\"]\n";
+        std::fs::write(&main, text).unwrap();
+        let config = config::load(&main).unwrap().config;
+        let query = ExplainQuery {
+            from: "10.0.1.5".parse().unwrap(),
+            to: to.parse().unwrap(),
+            address: None,
+            ech: false,
+            other_protocol: false,
+        };
+        Explainer::new(&config).unwrap().explain(&query).unwrap()
+    }
+
+    #[test]
+    fn hints_are_commands_that_run() {
+        let to = "198.51.100.7:443".parse().unwrap();
+        let told = |outcome: &&Outcome| matches!(outcome.phase(), FlowPhase::Denied | FlowPhase::Dial);
+        let outcomes = Outcome::ALL.iter().filter(told);
+        let mut texts: Vec<_> =
+            outcomes.map(|outcome| remedy(*outcome, Some("api.example.org"), to)).collect();
+        texts.extend([CANARY_REMEDY, CANARY_REMEDY_IN_BOTH].map(str::to_owned));
+        texts.extend(["api.example.org:22", "other.example.org"].map(|to| show(&explained(to))));
+        let mut found = Vec::new();
+        for text in &texts {
+            let quoted = text.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("egret "));
+            found.extend(quoted.inspect(|command| assert_commands(command)));
+        }
+        assert!(
+            found.contains(&"egret reload") && found.contains(&"egret names api.example.org"),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn flow_without_port_has_one_verdict() {
+        let mut report = explained("api.example.org");
+        assert_eq!(verdict_of(&report), "allowed (api)");
+        report.allowed = false;
+        assert_eq!(verdict_of(&report), "denied, though rule api allows it");
+        assert!(!show(&report).contains("leaves"), "{}", show(&report));
+        report.mode = Some("monitor".to_owned());
+        report.would_deny = explained("other.example.org").outcome;
+        assert_eq!(verdict_of(&report), "denied, in monitor mode too");
     }
 }

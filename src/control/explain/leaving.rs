@@ -30,7 +30,7 @@ impl ExplainInputs<'_> {
         permit: &Permit,
     ) {
         let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
-            report.outcome = Some(explained_outcome(Outcome::NoSourceAddress));
+            report.outcome = Some(explained_outcome(Outcome::NoSourceAddress, report));
             return;
         };
         let is_resolved = permit.destination() == DestinationRule::Resolve;
@@ -77,7 +77,7 @@ impl ExplainInputs<'_> {
             None
         };
         report.allowed = refusal.is_none();
-        report.outcome = refusal.map(explained_outcome);
+        report.outcome = refusal.map(|refusal| explained_outcome(refusal, report));
         report.pool = Some(explained);
     }
 

@@ -102,7 +102,7 @@ fn remedy(flow: &ProbedFlow, outcome: Outcome) -> Mend {
     let refusing = flow.dialled.filter(|_| outcome.phase() == FlowPhase::Dial);
     match refusing.and_then(|to| refusing::route_to(to.ip())) {
         Some(route) => Mend::run(format!("ip route del {route}")).and("if it is not meant"),
-        None => format!("{} `egret why {}`", outcome.remedy(), flow.flow).into(),
+        None => format!("{} `egret why {}`", outcome.remedy().replace("FLOW", &flow.flow), flow.flow).into(),
     }
 }
 
