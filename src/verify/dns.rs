@@ -1,6 +1,7 @@
 //! Queries every DNS server separately and merges their answers.
 
 mod server;
+mod sockets;
 
 pub use server::SOCKETS;
 
@@ -9,12 +10,11 @@ use super::known::NameAnswer;
 use super::resolv_conf;
 use crate::addr::Family;
 use crate::hostname::Hostname;
-use hickory_resolver::TokioResolver;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use server::{ResolverServer, SIGNED_SOCKETS};
+use server::{ResolverServer, SIGNED_SOCKETS, ServerResolver};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,7 +82,7 @@ impl DnsServers {
 
     async fn query_by(
         &self,
-        resolver: &TokioResolver,
+        resolver: &ServerResolver,
         name: &str,
         family: Family,
         kind: RecordType,

@@ -2,11 +2,11 @@
 
 use super::super::anchors::DnssecAnchors;
 use super::super::known::NameAnswer;
+use super::sockets::ConnectedSockets;
 use crate::clock;
+use hickory_resolver::Resolver;
 use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::{Resolver, TokioResolver};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,12 +28,15 @@ pub const SOCKETS: usize = 2 * OF_A_QUERY;
 /// The same with DNSSEC: the keys of up to nine signatures of a record set are queried at once, in one mode.
 pub(super) const SIGNED_SOCKETS: usize = 9 * OF_A_QUERY;
 
+/// A resolver that queries one server.
+pub(super) type ServerResolver = Resolver<ConnectedSockets>;
+
 /// A server with its two query modes.
 pub(super) struct ResolverServer {
     address: SocketAddr,
-    with_edns: TokioResolver,
+    with_edns: ServerResolver,
     /// `None` under DNSSEC, which needs EDNS.
-    without_edns: Option<TokioResolver>,
+    without_edns: Option<ServerResolver>,
     /// Time until which queries without EDNS go first.
     plain_until: Mutex<Option<Instant>>,
 }
@@ -61,7 +64,7 @@ impl ResolverServer {
 
     /// Queries in the mode that this server answered last, and in the other if that fails or is slow (RFC 6891 §6.2.2,
     /// §7). The first answer wins.
-    pub(super) async fn ask<'a, F>(&'a self, ask: impl Fn(&'a TokioResolver) -> F) -> Option<NameAnswer>
+    pub(super) async fn ask<'a, F>(&'a self, ask: impl Fn(&'a ServerResolver) -> F) -> Option<NameAnswer>
     where
         F: Future<Output = Option<NameAnswer>>,
     {
@@ -123,7 +126,7 @@ fn resolver(
     server: SocketAddr,
     anchors: Option<&DnssecAnchors>,
     edns: Edns,
-) -> Result<TokioResolver, NetError> {
+) -> Result<ServerResolver, NetError> {
     let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
     for connection in &mut name_server.connections {
         connection.port = server.port();
@@ -142,7 +145,7 @@ fn resolver(
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 1024;
     let mut builder =
-        Resolver::builder_with_config(config, TokioRuntimeProvider::default()).with_options(options);
+        Resolver::builder_with_config(config, ConnectedSockets::default()).with_options(options);
     if let Some(anchors) = anchors {
         builder = builder.with_trust_anchor(Arc::new(anchors.store()));
     }
