@@ -19,6 +19,7 @@ pub(super) use packets::PROBE_NAME;
 
 use super::findings::{CheckFinding, report};
 use crate::addr::PortRange;
+use crate::admin::parse_address;
 use packets::ProbeQuestion;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -35,6 +36,9 @@ pub struct DoctorOptions {
     /// The destination, with --packet: a name or an address; port 443 unless given
     #[arg(long, value_name = "DEST[:PORT]", requires = "packet")]
     to: Option<String>,
+    /// The address that the client dials for the name of --to; one that this machine finds unless given
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_address, requires = "packet")]
+    address: Option<IpAddr>,
     /// Look at settings only and send no packets
     #[arg(long, conflicts_with = "packet")]
     no_packets: bool,
@@ -48,7 +52,7 @@ pub fn doctor(doctor: &Doctor, options: &DoctorOptions) -> ExitCode {
     let silence = gateway::silence(doctor);
     let mut found: Vec<_> = doctor.broken.iter().cloned().collect();
     if let (Some(from), Some(to)) = (options.from, &options.to) {
-        let question = ProbeQuestion { from: from.to_canonical(), to: to.clone() };
+        let question = ProbeQuestion { from: from.to_canonical(), to: to.clone(), address: options.address };
         found.extend(silence.map_or_else(|| packets::ask(doctor, &question), |silence| vec![silence]));
     } else {
         let sends = !options.no_packets && silence.is_none();

@@ -13,8 +13,8 @@ use crate::cli::doctor::listeners::has_listener;
 use crate::cli::doctor::sources;
 use crate::cli::findings::CheckFinding;
 use crate::steering::{InterceptedPorts, SteeringParams};
-use crate::sys::routing::{IpFamily, is_local};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use crate::sys::routing::{self, IpFamily};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 
 /// A client, and the destination of its packets.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub(crate) struct ProbeQuestion {
     pub(crate) from: IpAddr,
     /// A name or an address, with a port or without, or a URL.
     pub(crate) to: String,
+    /// The address that the client dials for a name; `None`: one that this machine finds.
+    pub(crate) address: Option<IpAddr>,
 }
 
 /// A destination as a client would dial it.
@@ -78,30 +80,56 @@ fn destination(
             format!("ask for a port of [steering] ports; or add {port} there, and apply steering again"),
         );
     }
-    let all: Vec<_> = match (name.as_str(), port).to_socket_addrs() {
-        Ok(all) => all.collect(),
+    if question.address.is_some() && name.parse::<IpAddr>().is_ok() {
+        return wrong(
+            format!("{name} is no name that a client could find --address for"),
+            "--to NAME".to_owned(),
+        );
+    }
+    let given = question.address.map(|address| vec![SocketAddr::new(address, port)]);
+    let found = || (name.as_str(), port).to_socket_addrs().map(Iterator::collect);
+    let all: Vec<_> = match given.map_or_else(found, Ok) {
+        Ok(all) => all,
         Err(error) => {
             let cure = format!(
-                "look at the name servers of this machine (getent ahosts {name}), or give the address: --to ADDRESS:{port}"
+                "look at the name servers of this machine (getent ahosts {name}), or give the client's: --address ADDRESS"
             );
             return wrong(format!("{name} has no address that this machine knows of: {error}"), cure);
         }
     };
     if let Some(server) = all.iter().find(|to| to.is_ipv4() == question.from.is_ipv4()) {
-        if is_local(server.ip()).unwrap_or(false) {
-            return wrong(
-                format!(
-                    "{} is this machine itself: the gateway refuses such flows (destination_local)",
-                    server.ip()
-                ),
-                "ask for a destination behind this machine".to_owned(),
-            );
-        }
-        return Ok((name, *server));
+        return match unsteered(server.ip()) {
+            None => Ok((name, *server)),
+            Some(kind) => wrong(
+                format!("{} is {kind}: packets to such an address are never steered", server.ip()),
+                "ask for a server behind this machine".to_owned(),
+            ),
+        };
     }
     let (own, other) = if question.from.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
     let cure = format!("give --from an {other} address of a client, or --to an {own} destination");
     wrong(format!("{name} has no {own} address, and the client is an {own} one"), cure)
+}
+
+/// The kind of an address whose packets the packet rules leave alone.
+fn unsteered(address: IpAddr) -> Option<&'static str> {
+    let broadcast = || routing::broadcast_routes().unwrap_or_default();
+    let is_broadcast = match address {
+        IpAddr::V4(Ipv4Addr::BROADCAST) => true,
+        IpAddr::V4(_) => broadcast().iter().any(|network| network.contains(&address)),
+        IpAddr::V6(_) => false,
+    };
+    if is_broadcast {
+        Some("a broadcast address")
+    } else if address.is_multicast() {
+        Some("a multicast address")
+    } else if address.is_unspecified() {
+        Some("no server's address")
+    } else if routing::is_local(address).unwrap_or(false) {
+        Some("this machine itself")
+    } else {
+        None
+    }
 }
 
 /// The stations of one connection, each with its result.
@@ -206,10 +234,15 @@ mod tests {
             resolvers: Vec::new(),
             ephemeral: default_ephemeral(),
         };
-        let asked = |to: &str| {
-            let question = ProbeQuestion { from: "10.0.1.7".parse().unwrap(), to: to.to_owned() };
-            destination(&params, &question).map_err(|finding| finding.mend.unwrap_or_default().to_string())
+        let asked_at = |to: &str, address: Option<&str>| {
+            let (from, address) =
+                ("10.0.1.7".parse().unwrap(), address.map(|address| address.parse().unwrap()));
+            let question = ProbeQuestion { from, to: to.to_owned(), address };
+            let told =
+                |finding: CheckFinding| format!("{}; {}", finding.found, finding.mend.unwrap_or_default());
+            destination(&params, &question).map_err(told)
         };
+        let asked = |to: &str| asked_at(to, None);
         assert_eq!(
             asked("https://192.0.2.1/"),
             Ok(("192.0.2.1".to_owned(), "192.0.2.1:443".parse().unwrap()))
@@ -218,9 +251,17 @@ mod tests {
             ("192.0.2.1:22", "a port of [steering] ports"),
             ("[2001:db8::1]:443", "--from an IPv6 address"),
             ("udp://192.0.2.1:443", "a URL of https"),
+            ("127.0.0.1", "this machine itself: packets to such an address are never steered"),
+            ("127.255.255.255", "a broadcast address: packets"),
+            ("255.255.255.255", "a broadcast address: packets"),
+            ("224.0.0.251", "a multicast address: packets"),
+            ("0.0.0.0", "no server's address"),
         ] {
             assert!(asked(to).is_err_and(|told| told.contains(cure)), "{to}: {:?}", asked(to));
         }
+        let named = ("no-such-name.invalid".to_owned(), "192.0.2.1:443".parse().unwrap());
+        assert_eq!(asked_at("no-such-name.invalid", Some("192.0.2.1")), Ok(named));
+        assert!(asked_at("192.0.2.9", Some("192.0.2.1")).is_err_and(|told| told.contains("no name")));
     }
 
     #[test]
