@@ -286,6 +286,9 @@ fn unopenable_control_socket_is_tried_again() {
     let gateway = lab.start_gateway(&Config { gateway: admin, ..Config::default() });
     let said = format!("cannot open the control socket {}", socket.display());
     gateway.expect_logged(&said);
+    let ready = || gateway.get("/readyz").unwrap();
+    assert!(ready().0 == 200 && ready().1.contains(&format!("note: {said}")), "{:?}", ready());
     fs::create_dir(&folder).unwrap();
     wait_until("the gateway to answer", || ports(&[], &socket).status.success());
+    assert_eq!(ready(), (200, "ready\n".to_owned()));
 }

@@ -39,7 +39,7 @@ use crate::units::format_duration;
 use crate::verify::VerifierCapacity;
 use arc_swap::ArcSwap;
 use health::WorkerHealth;
-use late_listener::LateListener;
+use late_listener::{LateListener, ListenerProblem};
 use limits::DescriptorBudget;
 use observe::ScrapeSources;
 use opened::{Opened, RunningFlowLog};
@@ -146,7 +146,8 @@ impl App {
         let sources =
             ScrapeSources { handles: handles.clone(), metrics: Arc::clone(&metrics), last, steering };
         if let Some(listener) = metrics_listener {
-            tokio::spawn(serve_metrics(listener, readiness.clone(), sources));
+            let problem = control_socket.as_ref().map(LateListener::problem).unwrap_or_default();
+            tokio::spawn(serve_metrics(listener, readiness.clone(), sources, problem));
         }
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
@@ -295,11 +296,16 @@ fn gateway_state(
 }
 
 /// Serves health, readiness and metrics, as soon as the listener is open.
-async fn serve_metrics(listener: LateListener<TcpListener>, readiness: Readiness, sources: ScrapeSources) {
+async fn serve_metrics(
+    listener: LateListener<TcpListener>,
+    readiness: Readiness,
+    sources: ScrapeSources,
+    of_control_socket: ListenerProblem,
+) {
     let (handles, last) = (sources.handles.clone(), Arc::clone(&sources.steering));
     let state = AdminState {
         readiness,
-        notes: Arc::new(move || observe::notes(&handles, &last.load())),
+        notes: Arc::new(move || observe::notes(&handles, &last.load(), of_control_socket.told())),
         render: Arc::new(move || sources.render()),
     };
     if let Err(error) = admin::serve(listener.opened().await, state, std::future::pending()).await {

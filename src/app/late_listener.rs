@@ -1,17 +1,34 @@
 //! The metrics listener and the control socket. One that cannot be opened is tried again, and keeps nobody's traffic from passing.
 
+use arc_swap::ArcSwapOption;
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
 /// Time between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Attempts between two messages.
+const QUIET: u32 = 300;
 
 /// A listener of type `T`, open if it could be.
 pub(super) struct LateListener<T> {
     name: String,
-    open: Box<dyn Fn() -> Option<T> + Send>,
+    /// The consequence while it is closed, as in "nobody can ask".
+    missing: &'static str,
+    open: Box<dyn Fn() -> Result<T, String> + Send>,
     opened: Option<T>,
+    problem: ListenerProblem,
+}
+
+/// The reason why a listener is not open; none once it is. Shared: a clone is the same value.
+#[derive(Clone, Default)]
+pub(super) struct ListenerProblem(Arc<ArcSwapOption<String>>);
+
+impl ListenerProblem {
+    pub(super) fn told(&self) -> Option<String> {
+        self.0.load().as_deref().cloned()
+    }
 }
 
 impl<T> LateListener<T> {
@@ -19,26 +36,67 @@ impl<T> LateListener<T> {
     /// there is not meanwhile.
     pub(super) fn open<E: Display>(
         name: String,
-        missing: &str,
+        missing: &'static str,
         open: impl Fn() -> Result<T, E> + Send + 'static,
     ) -> Self {
-        let opened = open().map_err(|error| {
-            tracing::error!("{error}; until it is open, which is tried each second, {missing}");
-        });
-        Self { name, opened: opened.ok(), open: Box::new(move || open().ok()) }
+        let open = move || open().map_err(|error| error.to_string());
+        let mut late =
+            Self { name, missing, open: Box::new(open), opened: None, problem: ListenerProblem::default() };
+        late.opened = late.attempt(true);
+        late
     }
 
-    /// Waits until it is open.
-    pub(super) async fn opened(self) -> T {
-        if let Some(opened) = self.opened {
+    pub(super) fn problem(&self) -> ListenerProblem {
+        self.problem.clone()
+    }
+
+    /// Waits until it is open. A reason that stays is logged again every few minutes.
+    pub(super) async fn opened(mut self) -> T {
+        if let Some(opened) = self.opened.take() {
             return opened;
         }
+        let mut quiet = 0;
         loop {
             sleep(PAUSE).await;
-            if let Some(opened) = (self.open)() {
+            quiet = (quiet + 1) % QUIET;
+            if let Some(opened) = self.attempt(quiet == 0) {
                 tracing::info!("{} is open now", self.name);
                 return opened;
             }
         }
+    }
+
+    fn attempt(&self, logs: bool) -> Option<T> {
+        let (opened, problem) = match (self.open)() {
+            Ok(opened) => (Some(opened), None),
+            Err(error) => (
+                None,
+                Some(format!("{error}; until it is open, which is tried each second, {}", self.missing)),
+            ),
+        };
+        if let Some(problem) = problem.as_ref().filter(|_| logs) {
+            tracing::error!("{problem}");
+        }
+        self.problem.0.store(problem.map(Arc::new));
+        opened
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[tokio::test(start_paused = true)]
+    async fn closed_listener_has_its_problem() {
+        let attempts = AtomicU32::new(0);
+        let open = move || match attempts.fetch_add(1, Ordering::Relaxed) {
+            attempt @ 0..3 => Err(format!("no {attempt}")),
+            attempt => Ok(attempt),
+        };
+        let late = LateListener::open("the control socket".to_owned(), "there are no answers", open);
+        let problem = late.problem();
+        assert!(problem.told().is_some_and(|told| told.contains("no 0") && told.contains("no answers")));
+        assert_eq!((late.opened().await, problem.told()), (3, None));
     }
 }

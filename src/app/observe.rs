@@ -45,8 +45,8 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
     AuditLog::start(target, metrics.gateway().audit_log_errors.clone())
 }
 
-/// Notes shown with readiness.
-pub(super) fn notes(handles: &ControlHandles, seen: &NetworkState) -> Vec<String> {
+/// Notes shown with readiness. `closed`: the reason why the control socket is not open.
+pub(super) fn notes(handles: &ControlHandles, seen: &NetworkState, closed: Option<String>) -> Vec<String> {
     let fallback = handles.in_force.fallback().map(|fallback| {
         format!(
             "runs on the last good configuration, because the files were refused at the start: {}",
@@ -57,7 +57,7 @@ pub(super) fn notes(handles: &ControlHandles, seen: &NetworkState) -> Vec<String
     let servers = lacks_servers.then(|| {
         "cannot look names up: /etc/resolv.conf names no DNS server; `egret doctor` tells more".to_owned()
     });
-    let notes = fallback.into_iter().chain(servers).chain(seen.notes.iter().cloned());
+    let notes = fallback.into_iter().chain(closed).chain(servers).chain(seen.notes.iter().cloned());
     notes.map(|note| format!("note: {note}")).collect()
 }
 

@@ -96,7 +96,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
     }
     let ports: Vec<PortRange> = doctor.steering.pools.iter().map(|pool| pool.ports).collect();
     found.push(network::foreign_listeners(&ports, doctor.steering.listen_port));
-    found.extend(silence.or_else(|| Some(gateway::ready(doctor.metrics?, service.is_some()))));
+    found.extend(silence.or_else(|| Some(gateway::ready(doctor.metrics?, service.as_ref()))));
     found
 }
 

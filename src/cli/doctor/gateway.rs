@@ -1,10 +1,13 @@
 //! The running gateway: its answers to readiness and to the control API.
 
-use super::{Doctor, process};
+use super::Doctor;
+use super::listeners::listeners;
+use super::process::{self, Service};
 use crate::admin::{Lifecycle, ProbedFlowAnswer};
 use crate::cli::ask::{AskError, SilentListener, ask_within};
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
+use crate::steering::Remedy;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -17,12 +20,17 @@ const NOT_READY: u16 = 503;
 /// Effect of a gateway that does not answer at all.
 const UNTRIED: &str = "the kernel accepts connections of clients, and they may hang; no packets were tried";
 
+/// Effect of another program in the place of the metrics listener.
+const DEAF: &str =
+    "the gateway cannot open its metrics listener: load balancers and monitoring take it for dead";
+
 /// The finding if the gateway accepts questions and does not answer them: then nothing else can be concluded from its
 /// silence. `None` if it answers, does not run, or cannot be asked.
 pub(super) fn silence(doctor: &Doctor) -> Option<CheckFinding> {
     let Some(socket) = &doctor.socket else {
-        let process = process::service(doctor.steering.listen_port).map(|service| service.pid);
-        return silent_readiness(doctor.metrics?, SilentListener::of(process));
+        let service = process::service(doctor.steering.listen_port);
+        let metrics = doctor.metrics.filter(|metrics| !is_foreign(*metrics, service.as_ref()))?;
+        return silent_readiness(metrics, SilentListener::of(service.map(|service| service.pid)));
     };
     // A question with a short answer.
     match ask_within::<ProbedFlowAnswer>(PATIENCE, socket, "GET", "/v1/probe?client=0.0.0.0:0", "") {
@@ -55,26 +63,32 @@ fn is_silence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// Asks the gateway whether it is ready. `runs`: its process was found.
-pub(super) fn ready(metrics: SocketAddr, runs: bool) -> CheckFinding {
-    const DEAF: &str =
-        "the gateway cannot open its metrics listener: load balancers and monitoring take it for dead";
+/// True if the gateway's process is known, and another one listens in its place.
+fn is_foreign(metrics: SocketAddr, service: Option<&Service>) -> bool {
+    let listens = || listeners().iter().any(|listener| listener.port == metrics.port());
+    service.is_some_and(|service| listens() && !service.may_listen_on(metrics.port()))
+}
+
+/// Asks the gateway whether it is ready. `service`: its process, if it was found.
+pub(super) fn ready(metrics: SocketAddr, service: Option<&Service>) -> CheckFinding {
+    let runs = service.is_some();
     match ask_ready(metrics) {
         // notes may follow
-        Ok((200, line)) if line == Lifecycle::Ready.to_string() => {
+        Ok((200, said)) if first_line(&said) == Lifecycle::Ready.to_string() => {
             CheckFinding::ok(CHECK, format!("ready, says {}", readiness(metrics)))
         }
-        Ok((NOT_READY, reason)) => CheckFinding::fail(
+        Ok((NOT_READY, said)) => CheckFinding::fail(
             CHECK,
-            format!("not ready ({NOT_READY}): {reason}"),
+            format!("not ready ({NOT_READY}): {}", first_line(&said)),
             "new flows are not taken, or do not reach the gateway",
-            Mend::run(format!("curl {}", readiness(metrics))),
+            remedy(&said),
         ),
-        Ok((status, _)) => CheckFinding::fail(
-            CHECK,
-            format!("another program answers at {} ({status})", readiness(metrics)),
-            DEAF,
-            Mend::run(format!("ss -ltnp 'sport = :{}'", metrics.port())),
+        Ok((status, _)) => {
+            foreign(metrics, format!("another program answers at {} ({status})", readiness(metrics)))
+        }
+        Err(error) if is_silence(&error) && is_foreign(metrics, service) => foreign(
+            metrics,
+            format!("another program listens at {}, and does not answer", readiness(metrics)),
         ),
         Err(error) if is_silence(&error) => {
             let why = "load balancers and monitoring that ask for readiness take the gateway for dead";
@@ -95,7 +109,27 @@ pub(super) fn ready(metrics: SocketAddr, runs: bool) -> CheckFinding {
     }
 }
 
-/// Returns the status and the first line of the body.
+fn foreign(metrics: SocketAddr, found: String) -> CheckFinding {
+    CheckFinding::fail(CHECK, found, DEAF, Mend::run(format!("ss -ltnp 'sport = :{}'", metrics.port())))
+}
+
+fn first_line(said: &str) -> &str {
+    said.lines().next().unwrap_or_default()
+}
+
+/// The remedy that the gateway names in the line after the reason.
+fn remedy(said: &str) -> Mend {
+    /// Those that are commands.
+    const COMMANDS: [Remedy; 4] =
+        [Remedy::Renew, Remedy::RestartBoth, Remedy::SourceValidation, Remedy::Loopback];
+    let Some(fix) = said.lines().nth(1).and_then(|line| line.strip_prefix("fix: ")) else {
+        return Mend::run("journalctl -u egret");
+    };
+    let remedy = COMMANDS.into_iter().find(|remedy| remedy.as_str() == fix);
+    remedy.map_or_else(|| fix.into(), Mend::from)
+}
+
+/// Returns the status and the body.
 fn ask_ready(metrics: SocketAddr) -> io::Result<(u16, String)> {
     const MOST: u64 = 4096;
     let mut stream = TcpStream::connect_timeout(&metrics, PATIENCE)?;
@@ -112,7 +146,7 @@ fn ask_ready(metrics: SocketAddr) -> io::Result<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&*answer, ""));
     let status = head.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3)?.parse().ok());
     let status = status.ok_or_else(|| io::Error::other("that is not HTTP"))?;
-    Ok((status, body.lines().next().unwrap_or_default().to_owned()))
+    Ok((status, body.to_owned()))
 }
 
 #[cfg(test)]
@@ -134,9 +168,24 @@ mod tests {
             request.take_while(|line| !line.is_empty()).for_each(drop);
             asked.write_all(answer.as_bytes()).unwrap();
         });
-        let found = ready(address, runs);
+        let found = ready(address, own(runs).as_ref());
         server.join().unwrap();
         found
+    }
+
+    fn own(runs: bool) -> Option<Service> {
+        runs.then(|| Service::of(std::process::id()))
+    }
+
+    /// The gateway's process is this test's parent, which does not listen.
+    #[test]
+    fn silent_program_is_not_taken_for_the_gateway() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let gateway = Service::of(std::os::unix::process::parent_id());
+        let found = ready(address, Some(&gateway));
+        assert!(found.found.starts_with("another program listens at"), "{found:?}");
+        assert!(ready(address, own(true).as_ref()).found.contains("does not answer within"));
     }
 
     #[test]
@@ -152,7 +201,7 @@ mod tests {
     fn running_gateway_is_not_started_again() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         for (runs, remedy) in [(true, "cannot listen on"), (false, "systemctl start egret")] {
-            for found in [answered("SSH-2.0-x\r\n", runs), ready(free, runs)] {
+            for found in [answered("SSH-2.0-x\r\n", runs), ready(free, own(runs).as_ref())] {
                 let mend = found.mend.as_ref().map(Mend::commands).unwrap_or_default();
                 assert!(found.level == FindingLevel::Fail && mend.contains(remedy), "{found:?}");
             }
@@ -174,6 +223,21 @@ mod tests {
         assert!(silence.mend.is_some_and(|mend| mend.words().starts_with("wait")));
         drop(TcpStream::connect(address));
         server.join().unwrap();
+    }
+
+    #[test]
+    fn remedy_is_the_gateways_own() {
+        let lost = format!("steering is not in place: a chain is gone\nfix: {}\n", Remedy::Renew.as_str());
+        for (said, remedy) in [
+            (&*lost, Mend::renew()),
+            ("steering is not in place: x\nfix: delete that rule\nnote: y\n", "delete that rule".into()),
+            ("draining: no new flows are taken\n", Mend::run("journalctl -u egret")),
+        ] {
+            let finding = answered(&format!("HTTP/1.1 503 Service Unavailable\r\n\r\n{said}"), true);
+            let reason = said.lines().next().unwrap();
+            assert!(finding.found.ends_with(&format!(": {reason}")), "{finding:?}");
+            assert_eq!(finding.mend, Some(remedy));
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::cli::tool::output;
 use nix::sys::resource::{Resource, getrlimit};
+use std::fs::{self, DirEntry};
+use std::io;
 
 /// Bit of `CAP_NET_ADMIN`, see capability.h.
 const NET_ADMIN: u32 = 12;
@@ -20,6 +22,12 @@ pub(super) struct Service {
 }
 
 impl Service {
+    /// A process of which nothing else is known.
+    #[cfg(test)]
+    pub(super) fn of(pid: u32) -> Self {
+        Self { pid, status: String::new(), limits: String::new() }
+    }
+
     /// User and group that its sockets belong to.
     pub(super) fn user(&self) -> Option<(u32, u32)> {
         let of = |key| {
@@ -29,11 +37,31 @@ impl Service {
         };
         Some((of("Uid:")?, of("Gid:")?))
     }
+
+    /// False if all that listens on a port in this network namespace is another program's. By the process's sockets, or where these
+    /// may not be listed by the user.
+    pub(super) fn may_listen_on(&self, port: u16) -> bool {
+        let user = self.user().map(|(user, _)| user);
+        let own = sockets(self.pid);
+        listeners().iter().filter(|listener| listener.port == port).any(|listener| match &own {
+            Some(own) => own.contains(&listener.inode),
+            None => user.is_none_or(|user| user == listener.user),
+        })
+    }
+}
+
+/// The numbers of a process's sockets; `None` where we may not know.
+fn sockets(pid: u32) -> Option<Vec<u64>> {
+    let number = |entry: io::Result<DirEntry>| {
+        let link = fs::read_link(entry.ok()?.path()).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(number).collect())
 }
 
 /// Finds the gateway of this network namespace among the processes; `None` if it does not run or is hidden from us.
 pub(super) fn service(listen_port: u16) -> Option<Service> {
-    let processes = std::fs::read_dir("/proc").ok()?;
+    let processes = fs::read_dir("/proc").ok()?;
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
     pids.filter(|pid| runs_gateway(*pid)).find_map(|pid| {
         let status = read(&format!("/proc/{pid}/status"))?;
@@ -53,7 +81,7 @@ fn runs_gateway(pid: u32) -> bool {
 
 /// True if a process shares our network namespace; `None` where we may not know.
 fn is_in_our_network(pid: u32) -> Option<bool> {
-    let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+    let namespace = |process: &str| fs::read_link(format!("/proc/{process}/ns/net")).ok();
     Some(namespace(&pid.to_string())? == namespace("self")?)
 }
 
@@ -106,10 +134,13 @@ fn has_net_admin(status: &str) -> bool {
 
 pub(super) fn descriptors(service: Option<&Service>, doctor: &Doctor) -> CheckFinding {
     let running = service.and_then(|service| Some((open_files(&service.limits)?, service.pid)));
-    enough_descriptors(running, unit_open_files(), doctor.wanted_descriptors, doctor.wanted_flows)
+    // A gateway that was started otherwise gets nothing by the unit.
+    let unit = unit().filter(|unit| running.is_none_or(|(_, pid)| unit.process == pid));
+    let unit = unit.map(|unit| unit.open_files);
+    enough_descriptors(running, unit, doctor.wanted_descriptors, doctor.wanted_flows)
 }
 
-/// `running`: the process's limit, and its number; `unit`: that of egret.service where it is installed.
+/// `running`: the process's limit, and its number; `unit`: that of egret.service, if the process is or would be its.
 fn enough_descriptors(
     running: Option<(u64, u32)>,
     unit: Option<u64>,
@@ -145,15 +176,26 @@ fn enough_descriptors(
 /// `LimitNOFILE=` of deploy/egret.service.
 const UNIT_OPEN_FILES: u64 = 1_048_576;
 
-/// The limit that systemd gives egret.service, if it knows such a unit.
-fn unit_open_files() -> Option<u64> {
-    shown_open_files(&output("systemctl show egret.service -p LoadState -p LimitNOFILE").ok()?)
+/// egret.service, as systemd knows it.
+#[derive(Debug, PartialEq, Eq)]
+struct ServiceUnit {
+    /// The limit that its process gets when it is started.
+    open_files: u64,
+    /// Its process; 0 if it does not run.
+    process: u32,
 }
 
-fn shown_open_files(shown: &str) -> Option<u64> {
-    let value = |key| shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-    let limit = value("LimitNOFILE").filter(|_| value("LoadState") == Some("loaded"))?;
-    if limit == "infinity" { Some(u64::MAX) } else { limit.parse().ok() }
+fn unit() -> Option<ServiceUnit> {
+    ServiceUnit::shown(&output("systemctl show egret.service -p LoadState -p LimitNOFILE -p MainPID").ok()?)
+}
+
+impl ServiceUnit {
+    fn shown(shown: &str) -> Option<Self> {
+        let value = |key| shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let limit = value("LimitNOFILE").filter(|_| value("LoadState") == Some("loaded"))?;
+        let open_files = if limit == "infinity" { u64::MAX } else { limit.parse().ok()? };
+        Some(Self { open_files, process: value("MainPID")?.parse().ok()? })
+    }
 }
 
 /// The soft limit in the format of /proc/PID/limits.
@@ -211,9 +253,21 @@ mod tests {
                 .contains(&format!("ulimit -n {}", descriptors_for(1_000_000, 2)))
         );
         assert_eq!(advice(None, Some(UNIT_OPEN_FILES), 10_000), "");
-        assert_eq!(shown_open_files("LimitNOFILE=524288\nLoadState=not-found\n"), None);
-        assert_eq!(shown_open_files("LimitNOFILE=1048576\nLoadState=loaded\n"), Some(UNIT_OPEN_FILES));
-        assert_eq!(shown_open_files("LimitNOFILE=infinity\nLoadState=loaded\n"), Some(u64::MAX));
+        let shown = |shown: &str| ServiceUnit::shown(shown).map(|unit| (unit.open_files, unit.process));
+        assert_eq!(shown("LimitNOFILE=524288\nMainPID=0\nLoadState=not-found\n"), None);
+        assert_eq!(shown("LimitNOFILE=1048576\nMainPID=7\nLoadState=loaded\n"), Some((UNIT_OPEN_FILES, 7)));
+        assert_eq!(shown("LimitNOFILE=infinity\nMainPID=0\nLoadState=loaded\n"), Some((u64::MAX, 0)));
+    }
+
+    #[test]
+    fn listener_of_another_program_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (own, others) = (Service::of(std::process::id()), Service::of(other.id()));
+        assert!(own.may_listen_on(port) && !others.may_listen_on(port));
+        other.kill().unwrap();
+        other.wait().unwrap();
     }
 
     #[test]
