@@ -3,7 +3,7 @@
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::config::Config;
-use crate::sys::routing::{IpFamily, WaysOut, ways_out};
+use crate::sys::routing::{IpFamily, SOURCES, WaysOut, ways_out};
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -42,10 +42,10 @@ const CHECK: &str = "families";
 
 pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
     let mut found = Vec::new();
-    for (index, family) in IpFamily::ALL.into_iter().enumerate() {
-        for pool in pools.iter().filter(|pool| pool.clients[index]) {
-            found.extend(finding(pool, family, ways_out(family, addresses(&pool.networks[index]))));
-        }
+    for pool in pools {
+        let ways =
+            IpFamily::ALL.map(|family| ways_out(family, spread(&pool.networks[family as usize]).into_iter()));
+        found.extend(of_pool(pool, ways));
     }
     if found.is_empty() {
         found.push(CheckFinding::ok(CHECK, "every address family that clients have has a way out"));
@@ -53,10 +53,27 @@ pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
     found
 }
 
-/// The finding about one family of a pool, by the ways out from its addresses.
-fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut) -> Option<CheckFinding> {
-    const REFUSED: &str =
-        "its connections are refused at once; clients that have the other family too fall back to it";
+/// The findings about the families that clients of a pool have, by the ways out from its addresses.
+fn of_pool(pool: &UsedPool, ways: [WaysOut; 2]) -> Vec<CheckFinding> {
+    let leaves = |family: IpFamily| {
+        let has_way = matches!(ways[family as usize], WaysOut::Default | WaysOut::SomeNetworks);
+        has_way && !pool.networks[family as usize].is_empty()
+    };
+    // Nobody is refused at once where no family could take over: see control/network/families.rs.
+    let refused = IpFamily::ALL.into_iter().any(leaves);
+    let asked = IpFamily::ALL.into_iter().filter(|family| pool.clients[*family as usize]);
+    asked.filter_map(|family| finding(pool, family, ways[family as usize], refused)).collect()
+}
+
+/// The finding about one family of a pool. `refused`: what cannot leave is refused at once.
+fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> Option<CheckFinding> {
+    let consequence = |accepted| {
+        if refused {
+            "its connections are refused at once; clients that have the other family too fall back to it"
+        } else {
+            accepted
+        }
+    };
     let (called, name) = (family.as_str(), &pool.name);
     if pool.networks[family as usize].is_empty() {
         let other = IpFamily::ALL[1 - family as usize].as_str();
@@ -64,10 +81,12 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut) -> Option<CheckFind
         return Some(CheckFinding::fail(
             CHECK,
             format!("pool {name} has no {called} address"),
-            REFUSED,
+            consequence("its connections are accepted and end as no_source_address: no family has a way out"),
             remedy,
         ));
     }
+    let unrouted =
+        consequence("its connections are accepted and end as dial_failed: no family has a way out");
     let ruled = |why| {
         let remedy = Mend::run(format!("ip {} rule", flag(family)))
             .and("delete the rule, or give its table a default route");
@@ -79,22 +98,34 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut) -> Option<CheckFind
         WaysOut::SomeNetworks => {
             Some(ruled("flows to other networks than the table has routes for end as dial_failed"))
         }
-        WaysOut::RuledOut => Some(ruled(REFUSED)),
+        WaysOut::RuledOut => Some(ruled(unrouted)),
         WaysOut::NoDefault => Some(CheckFinding::fail(
             CHECK,
             format!("no {called} route leads out for pool {name}"),
-            REFUSED,
+            unrouted,
             format!("give this machine a default route for {called} (`ip {} route`)", flag(family)),
         )),
     }
 }
 
-/// The addresses of networks, from the first on.
-fn addresses(networks: &[IpNet]) -> impl Iterator<Item = IpAddr> {
-    networks
-        .iter()
-        .flat_map(|net| net.subnets(net.max_prefix_len()).into_iter().flatten())
-        .map(|net| net.addr())
+/// Addresses of networks, as many as are asked about: evenly spread over each network, and those of all networks by turns.
+fn spread(networks: &[IpNet]) -> Vec<IpAddr> {
+    let step = networks.len().div_ceil(SOURCES).max(1);
+    let of_each = SOURCES.div_ceil(networks.len().max(1)) as u128;
+    let turns = (0..of_each).flat_map(|turn| {
+        networks.iter().step_by(step).filter_map(move |network| {
+            let hosts = u32::from(network.max_prefix_len() - network.prefix_len());
+            let size = 1_u128.checked_shl(hosts).unwrap_or(u128::MAX);
+            let offset = (turn < size).then(|| size / size.min(of_each) * turn)?;
+            Some(match network.network() {
+                IpAddr::V4(first) => IpAddr::V4(
+                    (u128::from(u32::from(first)) + offset).try_into().ok().map(|n: u32| n.into())?,
+                ),
+                IpAddr::V6(first) => IpAddr::V6((u128::from(first) + offset).into()),
+            })
+        })
+    });
+    turns.take(SOURCES).collect()
 }
 
 fn flag(family: IpFamily) -> &'static str {
@@ -116,7 +147,7 @@ mod tests {
             clients: [true; 2],
         };
         let told = |family, ways| {
-            let told = finding(&pool, family, ways)?;
+            let told = finding(&pool, family, ways, true)?;
             Some((told.found, told.mend.unwrap_or_default().to_string()))
         };
         assert_eq!(told(IpFamily::V4, WaysOut::Default), None);
@@ -129,7 +160,37 @@ mod tests {
         assert!(remedy.contains("give this machine a default route for IPv4"), "{remedy}");
         let (found, _) = told(IpFamily::V6, WaysOut::Default).unwrap();
         assert_eq!(found, "pool a has no IPv6 address");
-        let all: Vec<_> = addresses(&pool.networks[0]).map(|address| address.to_string()).collect();
-        assert_eq!(all, ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+    }
+
+    #[test]
+    fn refusal_needs_a_family_to_fall_back_to() {
+        let whys = |v6: &[&str], ways| {
+            let v6 = v6.iter().map(|network| network.parse().unwrap()).collect();
+            let networks = [vec!["192.0.2.0/30".parse().unwrap()], v6];
+            let pool = UsedPool { name: "a".into(), networks, clients: [true; 2] };
+            of_pool(&pool, ways).iter().map(|finding| finding.why).collect::<Vec<_>>()
+        };
+        let (both, none) = (["2001:db8::/64"], WaysOut::NoDefault);
+        assert!(whys(&both, [WaysOut::Default, none])[0].contains("refused at once"));
+        assert!(whys(&[], [WaysOut::Default, none])[0].contains("refused at once"));
+        for found in [whys(&both, [none, WaysOut::RuledOut]), whys(&[], [none, none])] {
+            assert!(found.len() == 2 && found.iter().all(|why| why.contains("are accepted")), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_spread_over_networks() {
+        let shown = |networks: &[&str]| -> Vec<String> {
+            let networks: Vec<_> = networks.iter().map(|network| network.parse().unwrap()).collect();
+            spread(&networks).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(shown(&["192.0.2.0/31", "203.0.113.7/32"]), ["192.0.2.0", "203.0.113.7", "192.0.2.1"]);
+        let wide = shown(&["10.0.0.0/8"]);
+        assert_eq!((wide.len(), &*wide[1], &*wide[15]), (SOURCES, "10.16.0.0", "10.240.0.0"));
+        assert_eq!(shown(&["2001:db8::/64"])[15], "2001:db8:0:0:f000::");
+        let many: Vec<_> = (0..40).map(|n| format!("10.{n}.0.0/16")).collect();
+        let some = shown(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!((some.len(), &*some[13]), (14, "10.39.0.0"));
+        assert_eq!(shown(&[]), Vec::<String>::new());
     }
 }

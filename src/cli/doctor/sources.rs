@@ -33,11 +33,13 @@ fn asked(socket: &Path) -> Option<PortsReport> {
 }
 
 fn of_pool(report: &PortsReport, pool: &str, family: IpFamily) -> Option<CheckFinding> {
-    let sources = report.sources.iter().filter(|source| *source.pool == *pool && is_of(source, family));
-    finding(pool, family, &sources.collect::<Vec<_>>())
+    let all = report.sources.iter().filter(|source| *source.pool == *pool);
+    let (own, other): (Vec<_>, Vec<_>) = all.partition(|source| is_of(source, family));
+    finding(pool, family, &own, other.iter().any(|source| source.state == "available"))
 }
 
-fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts]) -> Option<CheckFinding> {
+/// `refused`: the other family can leave, so that this one is refused at once.
+fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts], refused: bool) -> Option<CheckFinding> {
     let in_state = |state: &str| sources.iter().filter(|source| source.state == state).count();
     let first = sources.first()?;
     if in_state("available") > 0 {
@@ -61,7 +63,11 @@ fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts]) -> Option<Che
     Some(CheckFinding::fail(
         "source addresses",
         format!("every {family} source address of pool {pool} is {what}: {} of {0}", sources.len()),
-        "connections of that family are refused; clients that have the other family too fall back to it",
+        if refused {
+            "connections of that family are refused at once; clients that have the other family too fall back to it"
+        } else {
+            "connections are accepted and end as no_source_address: no family of the pool has an address in use"
+        },
         cure,
     ))
 }
@@ -90,7 +96,7 @@ mod tests {
         };
         let of = |network: &str, states: &[&str]| {
             let sources: Vec<_> = states.iter().map(|state| source(network, state)).collect();
-            let found = finding("a", IpFamily::V4, &sources.iter().collect::<Vec<_>>());
+            let found = finding("a", IpFamily::V4, &sources.iter().collect::<Vec<_>>(), true);
             found.map(|finding| (finding.found, finding.mend.unwrap_or_default().to_string()))
         };
         let told = |states: &[&str]| of("192.0.2.1", states);
@@ -102,6 +108,11 @@ mod tests {
         assert!(told(&["draining", "withdrawn"]).unwrap().0.contains("drained or not local"));
         assert_eq!(told(&["draining", "available"]), None);
         assert_eq!(told(&[]), None);
+        let drained = source("192.0.2.1", "draining");
+        for (refused, why) in [(true, "refused at once"), (false, "no_source_address")] {
+            let finding = finding("a", IpFamily::V4, &[&drained], refused).unwrap();
+            assert!(finding.why.contains(why), "{finding:?}");
+        }
         assert!(is_of(&source("2001:db8::/64", "available"), IpFamily::V6));
         assert!(!is_of(&source("192.0.2.1", "available"), IpFamily::V6));
     }

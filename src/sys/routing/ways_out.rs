@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 
 /// Source addresses that are asked about.
-const SOURCES: usize = 16;
+pub const SOURCES: usize = 16;
 /// Routes that are asked about.
 const ROUTES: usize = 64;
 /// Addresses of a route's network that are asked about: the machine may have the first ones itself.
