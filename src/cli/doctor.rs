@@ -80,7 +80,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
     ]);
     found.extend([network::forwarding(), network::conntrack()]);
     found.extend(families::families(&doctor.pools));
-    found.extend(refusing::refusing_routes());
+    found.extend(refusing::refusing_routes(&doctor.tenants));
     let asked = doctor.socket.as_ref().filter(|_| silence.is_none());
     found.extend(asked.into_iter().flat_map(|socket| sources::unusable(socket, &doctor.pools)));
     found.extend(doctor.resolver.as_ref().map(resolver::answers));

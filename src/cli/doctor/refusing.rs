@@ -1,5 +1,6 @@
 //! Routes of this machine that refuse packets to servers.
 
+use super::TenantClients;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::sys::routing::{self, IpFamily};
@@ -11,25 +12,48 @@ const MAIN_TABLE: u32 = 254;
 /// Routes that are named.
 const NAMED: usize = 3;
 
-/// Warns of routes that discard, prohibit or refuse what goes to public networks. Private ones are mostly meant.
-pub(super) fn refusing_routes() -> Option<CheckFinding> {
-    let routes = IpFamily::ALL.into_iter().flat_map(|family| {
-        routing::leading_away(family, MAIN_TABLE)
-            .unwrap_or_default()
-            .into_iter()
-            .filter(|route| refuses(route))
-    });
-    let routes: Vec<_> = routes.collect();
-    let named: Vec<_> = routes.iter().take(NAMED).map(String::as_str).collect();
+/// Warns of routes that discard, prohibit or refuse what goes to tenants' clients, or to public networks. Other private ones are
+/// mostly meant.
+pub(super) fn refusing_routes(tenants: &[TenantClients]) -> Vec<CheckFinding> {
+    let all = IpFamily::ALL
+        .into_iter()
+        .flat_map(|family| routing::leading_away(family, MAIN_TABLE).unwrap_or_default());
+    let all: Vec<String> = all.collect();
+    let to_clients =
+        |route: &&String| tenants.iter().any(|tenant| refuses_some(route, &all, &tenant.sources));
+    let (to_clients, others): (Vec<&String>, Vec<_>) =
+        all.iter().filter(|route| refused_network(route).is_some()).partition(to_clients);
+    let public: Vec<_> = others.into_iter().filter(|route| refuses(route)).collect();
+    let back = warning(&to_clients, "packets to clients", "connections of clients there do not come about");
+    let out = warning(&public, "packets", "flows to servers there end as dial_failed");
+    back.into_iter().chain(out).collect()
+}
+
+fn warning(routes: &[&String], what: &str, why: &'static str) -> Option<CheckFinding> {
+    let named: Vec<_> = routes.iter().take(NAMED).map(|route| route.as_str()).collect();
     let more = routes.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let first = named.first()?;
     Some(CheckFinding::warn(
         "routes",
-        format!("routes of this machine refuse packets: {}{more}", named.join(", ")),
-        "flows to servers there end as dial_failed",
+        format!("routes of this machine refuse {what}: {}{more}", named.join(", ")),
+        why,
         Mend::run(format!("ip route del {first}")).and("if it is not meant"),
     ))
+}
+
+/// True if a route refuses packets to some of these networks, and no narrower one has a way there: beside a route for a node's whole
+/// range Calico has one for each pod.
+fn refuses_some(route: &str, all: &[String], networks: &[IpNet]) -> bool {
+    let Some(refused) = refused_network(route).filter(|network| network.prefix_len() > 0) else {
+        return false;
+    };
+    let overlap = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
+    networks.iter().filter(|network| overlap(network, &refused)).any(|network| {
+        let narrower = if refused.contains(network) { network } else { &refused };
+        let leads_there = |way: IpNet| way.prefix_len() > refused.prefix_len() && overlap(&way, narrower);
+        !all.iter().filter_map(|route| route.parse().ok()).any(leads_there)
+    })
 }
 
 /// The route of the main table that refuses packets to an address, as `ip route` names it.
@@ -90,6 +114,28 @@ mod tests {
         assert_eq!(refusing(&["0.0.0.0/0", blackhole, "prohibit 192.0.3.0/24"]).as_deref(), Some(blackhole));
         assert_eq!(refusing(&[blackhole, "192.0.2.7/32"]), None);
         assert_eq!(refusing(&[]), None);
+    }
+
+    #[test]
+    fn refusing_part_of_a_tenant_counts() {
+        let refuses = |route: &str, ways: &[&str]| {
+            let all: Vec<_> = ways.iter().chain([&route]).map(|way| (*way).to_owned()).collect();
+            refuses_some(route, &all, &["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()])
+        };
+        let own = &["0.0.0.0/0", "10.0.1.0/24", "fd00:1::/64"][..];
+        for (route, ways, counts) in [
+            ("blackhole 10.0.1.192/26", own, true),
+            ("unreachable fd00:1:0:0:8000::/65", own, true),
+            ("prohibit 10.0.1.7/32", own, true),
+            ("blackhole 10.0.0.0/8", &["0.0.0.0/0"], true),
+            ("blackhole 10.0.0.0/8", own, false),
+            ("blackhole 10.0.1.192/26", &["10.0.1.0/24", "10.0.1.200/32"], false),
+            ("blackhole 10.0.2.0/24", own, false),
+            ("throw 10.0.1.192/26", own, false),
+            ("unreachable 0.0.0.0/0", &[], false),
+        ] {
+            assert_eq!(refuses(route, ways), counts, "{route} {ways:?}");
+        }
     }
 
     #[test]
