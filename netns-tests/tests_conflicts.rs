@@ -152,6 +152,11 @@ fn table_or_mark_in_use_changes_nothing() {
             "nft delete table inet theirs",
         ),
         (
+            "nft -f - <<'R'\ntable ip mangle {\nchain theirs {\ntype filter hook prerouting priority 0\nmeta mark set 0x11\n}\n}\nR",
+            ["sets 0x", "[steering] mark"],
+            "nft delete table ip mangle",
+        ),
+        (
             "iptables -t mangle -A PREROUTING -p udp -j MARK --set-mark 1",
             ["sets 0x1", "[steering] mark"],
             "iptables -t mangle -F PREROUTING",
@@ -209,7 +214,8 @@ fn rules_of_other_backend_are_replaced() {
         text(&status)
     );
     for rules in Rules::BOTH {
-        lab.must_steer("up", &files.config(), rules);
+        let said = text(&lab.steer("up", &files.config(), rules));
+        assert!(!said.contains("legacy tables present"), "{said}");
         lab.must_steer("status", &files.config(), rules);
         assert_eq!(chains(), if rules == Rules::Iptables { once } else { 0 });
         up_with_legacy();

@@ -159,6 +159,12 @@ fn lost_nftables_rules_are_repaired() {
                 "packet_rules",
                 "table inet egret: it is dormant",
             ),
+            ("nft add chain inet egret other", "packet_rules", "chain other was added"),
+            (
+                "nft chain inet egret refuse '{ policy drop; }'",
+                "packet_rules",
+                "the policy of chain refuse is drop",
+            ),
             ("nft insert rule inet egret steer accept", "packet_rules", ADDED),
             ("nft insert rule inet egret steer ip protocol tcp accept", "packet_rules", ADDED),
             ("nft insert rule inet egret refuse ip daddr != 10.9.0.0/16 return", "packet_rules", ADDED),

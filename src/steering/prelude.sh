@@ -82,9 +82,9 @@ recover_record() {
     record "before.$name" "$before"
     record "set.$name" "$now"
     for tool in iptables ip6tables; do
-        if ! have "$tool-save" || ! "$tool-save" | grep -q '^:EGRET_'; then continue; fi
+        if ! have "$tool-save" || ! saved "$tool-save" | grep -q '^:EGRET_'; then continue; fi
         case $("$tool" -V) in *nf_tables*) ;; *) continue ;; esac
-        record "tables.$tool" "$("$tool-save" | awk '
+        record "tables.$tool" "$(saved "$tool-save" | awk '
             /^\*/ { table = substr($0, 2); ours = 0 }
             /^:EGRET_/ { ours = 1 }
             /^COMMIT/ && !ours { printf "%s ", table }')"
@@ -168,12 +168,13 @@ no_rule_marks() { # MARK: no packet rule of others sets a bit of it. Marks of co
         for tool in iptables iptables-legacy ip6tables ip6tables-legacy; do
             if have "$tool-save"; then "$tool-save" 2>/dev/null | grep -v '^-A EGRET_' || :; fi
         done | sed -n 's/.* -j MARK --set-x*mark \(0x[0-9a-f]*\).*/\1 iptables/p'
-        # What iptables puts into nf_tables, nft shows as a comment or in a way of its own: the tools above have told it.
+        # iptables passes over rules of nft's own in tables of its names.
         if have nft; then
             nft list ruleset 2>/dev/null | awk '
-                /^table / { theirs = $3 != "egret" && ($2 == "inet" || $3 !~ /^(mangle|filter|raw|nat|security)$/) }
+                /^table / { in_ours = $2 == "inet" && $3 == "egret" }
+                $1 == "chain" { in_chain_of_ours = $2 ~ /^EGRET_/ }
                 { gsub(/ct mark set/, "") }
-                theirs && match($0, /(^|[ \t])(meta )?mark set ((meta )?mark (\||or) )?0x[0-9a-f]+/) {
+                !in_ours && !in_chain_of_ours && match($0, /(^|[ \t])(meta )?mark set ((meta )?mark (\||or) )?0x[0-9a-f]+/) {
                     found = substr($0, RSTART, RLENGTH); sub(/.*0x/, "0x", found); print found, "nftables"
                 }'
         fi
@@ -288,7 +289,11 @@ remove_routing() {
 
 # --- packet rules
 
-tables_of() { "$1-save" | sed -n 's/^\*//p' | tr '\n' ' '; }
+# What one of iptables' tools prints, without its warning that the legacy backend has tables, too.
+saved() { # iptables-save|... ARGUMENT...
+    { "$@" 2>&1 >&3 | grep -v '^# Warning: .*-legacy tables present' >&2 || :; } 3>&1
+}
+tables_of() { saved "$1-save" | sed -n 's/^\*//p' | tr '\n' ' '; }
 
 # Each table of the rules on standard input is one transaction: our chains are replaced, and the jumps to them are put
 # first (again), so that no other rule lets a packet pass by.
@@ -340,8 +345,8 @@ remove_every_backend() { # iptables|ip6tables ip|ip6
     for tool in "$1" $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
 }
 remove_iptables() { # iptables|iptables-nft|iptables-legacy... ip|ip6
-    if ! have "$1-save" || ! "$1-save" | grep -q '^:EGRET_'; then return 0; fi
-    "$1-save" | awk '
+    if ! have "$1-save" || ! saved "$1-save" | grep -q '^:EGRET_'; then return 0; fi
+    saved "$1-save" | awk '
         /^\*/ { table = $0; declared = hooks = removed = "" }
         /^:EGRET_/ { declared = declared $0 "\n"; removed = removed "-X " substr($1, 2) "\n" }
         /^-A / && !/^-A EGRET_/ && / -[jg] EGRET_/ { sub(/^-A/, "-D"); hooks = hooks $0 "\n" }
@@ -355,11 +360,11 @@ remove_iptables() { # iptables|iptables-nft|iptables-legacy... ip|ip6
     if [ "$(recorded "postrouting.${1%-nft}")" = no ]; then remove_chain "$1" "$2" mangle POSTROUTING; fi
     for table in $(tables_of "$1"); do
         case " $(recorded "$known")" in *" $table "*) continue ;; esac
-        if ! "$1-save" -t "$table" | grep -qE '^-A |^:[^ ]+ (DROP|-) '; then nft delete table "$2" "$table"; fi
+        if ! saved "$1-save" -t "$table" | grep -qE '^-A |^:[^ ]+ (DROP|-) '; then nft delete table "$2" "$table"; fi
     done
 }
 remove_chain() { # iptables|iptables-nft... ip|ip6 TABLE CHAIN: unless somebody uses it by now
-    if ! "$1-save" -t "$3" | grep -qE "^-A $4 |^:$4 DROP "; then nft delete chain "$2" "$3" "$4" 2>/dev/null || :; fi
+    if ! saved "$1-save" -t "$3" | grep -qE "^-A $4 |^:$4 DROP "; then nft delete chain "$2" "$3" "$4" 2>/dev/null || :; fi
 }
 load_nftables() {
     rules=$(cat)

@@ -8,7 +8,7 @@ pub mod counts;
 mod legacy;
 mod rule;
 
-pub use rule::{Ahead, PacketChain, PacketEffect, PacketRule, TableFamily};
+pub use rule::{Ahead, ListedChain, PacketChain, PacketEffect, PacketRule, TableFamily};
 
 use ahead::ahead;
 use rule::be32;
@@ -82,6 +82,22 @@ pub fn is_dormant(family: TableFamily, table: &str) -> io::Result<bool> {
         Ok(())
     });
     Ok(found(asked)?.is_some() && flags & DORMANT != 0)
+}
+
+/// Lists the chains of a table of nf_tables, at a cost that grows with the number of the family's chains.
+pub fn chains(family: TableFamily, table: &str) -> io::Result<Vec<ListedChain>> {
+    /// `NF_DROP`
+    const DROP: u32 = 0;
+    let mut found = Vec::new();
+    ask(GET_CHAIN, Want::List, family as u8, &name(1, table), |body| {
+        // NFTA_CHAIN_TABLE, NFTA_CHAIN_NAME, NFTA_CHAIN_POLICY: kernels list the chains of other tables, too
+        if attribute(body, 1).map(text).as_deref() == Some(table) {
+            let drops = attribute(body, 5).map(be32).transpose()? == Some(DROP);
+            found.push(ListedChain { name: attribute(body, 3).map(text).unwrap_or_default(), drops });
+        }
+        Ok(())
+    })?;
+    Ok(found)
 }
 
 /// Reads a chain; `None` if it does not exist.

@@ -5,7 +5,9 @@ use super::fault::remedy_of_others;
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::steering::ahead::{self, RulePosition};
-use crate::sys::packet_rules::{self, Ahead, Backend, PacketChain, PacketEffect, PacketRule, TableFamily};
+use crate::sys::packet_rules::{
+    self, Ahead, Backend, ListedChain, PacketChain, PacketEffect, PacketRule, TableFamily,
+};
 use std::collections::BTreeSet;
 use std::io;
 
@@ -162,8 +164,26 @@ impl PlannedTable {
                 tell(what, Remedy::Renew);
             }
         }
+        if self.family == TableFamily::Inet {
+            let all = packet_rules::chains(self.family, &self.name)?;
+            if let Some(what) = self.wrong_chain(&all) {
+                tell(what, Remedy::Renew);
+            }
+        }
         let replaced_whole = backend == Backend::NfTables;
         Ok((TableState { key, wrong, rules, surplus, replaced_whole }, present))
+    }
+}
+
+impl PlannedTable {
+    /// Describes a chain of others in a table that is Egret's alone, or one of Egret's with another policy: all of these accept.
+    fn wrong_chain(&self, all: &[ListedChain]) -> Option<String> {
+        let foreign = |chain: &&ListedChain| self.chains.iter().all(|own| own.name != chain.name);
+        if let Some(ListedChain { name, .. }) = all.iter().find(foreign) {
+            return Some(format!("chain {name} was added"));
+        }
+        let dropping = all.iter().find(|chain| chain.drops)?;
+        Some(format!("the policy of chain {} is drop instead of accept", dropping.name))
     }
 }
 
@@ -305,6 +325,18 @@ mod tests {
         assert_eq!(wrong_listener("steer", &chain(&[None, Some(15001), None]), 15001), None);
         let wrong = wrong_listener("steer", &chain(&[None, Some(15001), Some(15002)]), 15001).unwrap();
         assert!(wrong.contains("port 15002") && wrong.contains("15001"), "{wrong}");
+    }
+
+    #[test]
+    fn added_chains_and_changed_policies_are_told() {
+        let watched = SteeringMonitor::new(&params());
+        let table = &watched.nftables[0];
+        let listed = |name: &str, drops| ListedChain { name: name.to_owned(), drops };
+        let own = || table.chains.iter().map(|chain| listed(&chain.name, false));
+        let wrong = |chain| table.wrong_chain(&own().chain([chain]).collect::<Vec<_>>());
+        assert_eq!(table.wrong_chain(&own().collect::<Vec<_>>()), None);
+        assert_eq!(wrong(listed("other", false)).unwrap(), "chain other was added");
+        assert!(wrong(listed("steer", true)).unwrap().starts_with("the policy of chain steer is drop"));
     }
 
     #[test]

@@ -24,6 +24,15 @@ pub struct PacketChain {
     pub rules: Vec<PacketRule>,
 }
 
+/// A chain of a table, without its rules.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedChain {
+    /// Its name.
+    pub name: String,
+    /// Its policy is to drop what comes to its end.
+    pub drops: bool,
+}
+
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PacketRule {
