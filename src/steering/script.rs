@@ -45,7 +45,10 @@ impl fmt::Display for SteeringPlan {
             writeln!(f, "reserve_ports {}", reserved.join(","))?;
         }
         writeln!(f, "at_least net.ipv4.tcp_timestamps 1 'source ports are free again at once'")?;
-        writeln!(f, "at_least net.ipv4.tcp_migrate_req 1 'a restart loses no queued connection'")?;
+        writeln!(
+            f,
+            "at_least net.ipv4.tcp_migrate_req 1 'queued connections pass to another worker when one stops'"
+        )?;
         writeln!(
             f,
             "at_least net.core.somaxconn {SOMAXCONN} 'bursts of new connections wait and are not dropped'"

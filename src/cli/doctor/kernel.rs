@@ -107,7 +107,7 @@ fn has_tproxy(modules: &str, config: &str) -> bool {
 
 pub(super) fn migration() -> CheckFinding {
     const CHECK: &str = "tcp_migrate_req";
-    let why = "connections that wait to be accepted are lost when a worker or the gateway is replaced";
+    let why = "connections that wait for a worker are lost when it stops, though others still listen";
     match number("net/ipv4/tcp_migrate_req") {
         Some(1) => CheckFinding::ok(CHECK, "1"),
         Some(_) => CheckFinding::warn(CHECK, "0", why, Mend::run("sysctl -w net.ipv4.tcp_migrate_req=1")),

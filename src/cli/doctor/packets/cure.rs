@@ -110,7 +110,7 @@ pub(super) struct Cure<'a> {
 }
 
 impl Cure<'_> {
-    /// Accepts both kinds of Egret's packets in input, for one is of no use without the other; else what is needed.
+    /// Accepts all kinds of Egret's packets in input, for one is of no use without the others; else what is needed.
     pub(super) fn accept(&self, end: &PacketEnd<'_>) -> Mend {
         let builtin = ["ip", "ip6"].contains(&end.family) && end.chain == end.hook.builtin();
         let rules = if end.owner == RuleOwner::Firewalld {
