@@ -23,9 +23,11 @@ pub fn asking(lab: &Lab, server: &Server, sent: &str) -> TcpStream {
 
 /// Expects exactly this next.
 pub fn expect(mut stream: &TcpStream, wanted: &str) {
-    let mut got = vec![0; wanted.len()];
-    stream.read_exact(&mut got).unwrap_or_else(|e| panic!("{wanted:?} did not arrive: {e}"));
-    assert_eq!(String::from_utf8_lossy(&got), wanted);
+    let mut got = Vec::new();
+    let read = stream.by_ref().take(wanted.len() as u64).read_to_end(&mut got);
+    let got = String::from_utf8_lossy(&got);
+    read.unwrap_or_else(|e| panic!("{wanted:?} did not arrive, but {got:?}: {e}"));
+    assert_eq!(got, wanted);
 }
 
 /// Expects these answers at the client, then the reason for its next request's denial, and end of file.

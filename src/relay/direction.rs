@@ -294,14 +294,15 @@ impl RelayDirection {
     ) -> Result<(), FailedSide> {
         let mut buffer = scratch.buffer.borrow_mut();
         let SocketPair { from, to } = way;
+        let ahead = from.has_read_ahead();
         let mut read = None;
         let result = from.try_read(|| {
             let n = from.read(&mut buffer)?;
             read = Some(n);
             // A short read has emptied the socket: reporting that clears the readiness and saves the read that would
             // return EAGAIN. Later bytes are a new edge; FIN and RST stay ready in any case. Only urgent data stops a
-            // read before the end.
-            let held_back = from.may_hold_back() && stream::is_at_urgent_mark(from)?;
+            // read before the end, and bytes that were read ahead tell nothing of what the socket holds.
+            let held_back = ahead || from.may_hold_back() && stream::is_at_urgent_mark(from)?;
             let emptied = n != 0 && n < COPY && !held_back;
             if emptied { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
         });

@@ -4,9 +4,11 @@ use super::scratch::COPY;
 use super::*;
 use crate::sys::event_loop::{EventLoop, spawn, timeout, yield_now};
 use crate::sys::stream;
+use nix::sys::socket::{MsgFlags, send};
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener};
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 use std::thread;
 
@@ -237,8 +239,6 @@ fn small_messages_need_no_pipe() {
 
 #[test]
 fn splice_goes_on_past_urgent_data() {
-    use nix::sys::socket::{MsgFlags, send};
-    use std::os::fd::AsRawFd;
     let result = run(
         NEVER,
         |mut socket| {
@@ -255,17 +255,9 @@ fn splice_goes_on_past_urgent_data() {
     assert!(matches!(result.end, RelayEnd::Finished { first: Side::Client }), "{:?}", result.end);
 }
 
-#[test]
-fn bytes_after_urgent_data_pass_immediately() {
-    use nix::sys::socket::{MsgFlags, send};
-    use std::os::fd::AsRawFd;
-    let ((mut client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
-    client_end.write_all(b"before").unwrap();
-    send(client_end.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
-    client_end.write_all(b"after").unwrap();
-    while stream::unacknowledged(&client_end).unwrap() > 0 {
-        thread::yield_now();
-    }
+/// The server receives "before!after", of which `send` sends the client's part: the "!" is urgent.
+fn receives_all_of(send: impl AsyncFnOnce(&std::net::TcpStream, &Socket)) {
+    let ((client_end, inner_client), (mut server_end, inner_server)) = (pair(), pair());
     server_end.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let server = thread::spawn(move || {
         let mut received = [0; 12];
@@ -275,7 +267,10 @@ fn bytes_after_urgent_data_pass_immediately() {
     });
     EventLoop::run(async |event_loop| {
         let client = Socket::new(inner_client, &event_loop).unwrap();
+        send(&client_end, &client).await;
+        // The event loop has told of every byte by the time that it tells of the new connection.
         let upstream = Socket::new(inner_server, &event_loop).unwrap();
+        poll_fn(|cx| upstream.poll_writable(cx)).await;
         relay(
             &client,
             &upstream,
@@ -288,4 +283,35 @@ fn bytes_after_urgent_data_pass_immediately() {
     })
     .unwrap();
     assert_eq!(&server.join().unwrap().unwrap(), b"before!after");
+}
+
+/// Sends these bytes, the last one urgent or not, and waits until they have arrived.
+fn deliver(from: &std::net::TcpStream, bytes: &[u8], flags: MsgFlags) {
+    assert_eq!(send(from.as_raw_fd(), bytes, flags).unwrap(), bytes.len());
+    while stream::unacknowledged(from).unwrap() > 0 {
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn bytes_after_urgent_data_pass_immediately() {
+    receives_all_of(async |client, _| {
+        deliver(client, b"before!", MsgFlags::MSG_OOB);
+        deliver(client, b"after", MsgFlags::empty());
+    });
+}
+
+#[test]
+fn bytes_after_bytes_read_ahead_pass_immediately() {
+    receives_all_of(async |client, inspected| {
+        deliver(client, b"before!", MsgFlags::MSG_OOB);
+        poll_fn(|cx| inspected.poll_readable(cx)).await;
+        let mut peeked = [0; 12];
+        assert_eq!(inspected.peek(&mut peeked).unwrap(), 6);
+        assert!(inspected.read_ahead(6).unwrap());
+        assert_eq!(inspected.peek(&mut peeked).unwrap(), 7);
+        // More arrives before it is asked whether any has: the mark is passed.
+        deliver(client, b"after", MsgFlags::empty());
+        assert!(inspected.read_ahead(7).unwrap());
+    });
 }
