@@ -6,6 +6,7 @@ use super::repeats::overlaps;
 use super::shares;
 use super::tenants::{PoolDraft, TenantDraft};
 use crate::addr::PortRange;
+use crate::policy::NetworkMap;
 use std::collections::{HashMap, HashSet};
 
 /// First port that does not need `CAP_NET_BIND_SERVICE`, which the gateway lacks.
@@ -41,16 +42,30 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
 
 /// Reports tenants' pools that there are not.
 pub(super) fn known_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
-    for tenant in tenants {
-        known_pool(tenant, pools, out);
-    }
+    let known: HashSet<_> = pools.iter().map(|pool| &*pool.spec.name).collect();
+    // The intended pool may be one whose name is invalid, which is reported there.
+    let has_invalid = known.contains("");
+    let mut known_at = |tenant: &TenantDraft| {
+        let wanted = &*tenant.spec.pool;
+        if wanted.is_empty() || has_invalid || known.contains(wanted) {
+            return;
+        }
+        // A search for the nearest name takes long, and there may be as many tenants as pools.
+        let help = match nearest(wanted, known.iter().copied()).filter(|_| out.has_room()) {
+            Some(meant) => format!("did you mean {meant:?}?"),
+            None => "add a [[pool]] of this name".to_owned(),
+        };
+        out.error(tenant.pool_at, format!("`pool`: there is no pool {wanted:?}"), help);
+    };
+    tenants.iter().for_each(&mut known_at);
 }
 
 /// Warns of unused pools.
 pub(super) fn unused_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
+    let used: HashSet<_> = tenants.iter().map(|tenant| &tenant.spec.pool).collect();
     for pool in pools {
         let name = &pool.spec.name;
-        if !tenants.iter().any(|tenant| tenant.spec.pool == *name) {
+        if !used.contains(name) {
             out.warning(pool.name_at, format!("no tenant uses pool {name:?}"), "");
         }
     }
@@ -70,20 +85,6 @@ fn unique_rules(tenant: &TenantDraft, out: &mut Diagnostics) {
     let rules = tenant.spec.rules.iter().zip(&tenant.rules_at);
     // A label `file:line` is unique, unless somebody names a rule like that: names have no colon.
     unique("rule", rules.map(|(rule, at)| (&*rule.label, at.name)), out);
-}
-
-fn known_pool(tenant: &TenantDraft, pools: &[PoolDraft], out: &mut Diagnostics) {
-    let wanted = &*tenant.spec.pool;
-    let names = || pools.iter().map(|pool| &*pool.spec.name);
-    // The intended pool may be one whose name is invalid, which is reported there.
-    if wanted.is_empty() || names().any(|name| name == wanted || name.is_empty()) {
-        return;
-    }
-    let help = match nearest(wanted, names()) {
-        Some(meant) => format!("did you mean {meant:?}?"),
-        None => "add a [[pool]] of this name".to_owned(),
-    };
-    out.error(tenant.pool_at, format!("`pool`: there is no pool {wanted:?}"), help);
 }
 
 fn is_within(ports: PortRange, reserved: &[u16]) -> bool {
@@ -109,13 +110,22 @@ fn pool_networks(pools: &[PoolDraft], out: &mut Diagnostics) {
 
 /// Reports clients inside pools: pool addresses are local to the gateway, so answers would never reach such a client.
 fn clients_in_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mut Diagnostics) {
+    let mut networks = NetworkMap::default();
+    for pool in pools {
+        for network in &pool.spec.addresses {
+            networks.insert(*network, (*network, &pool.spec.name));
+        }
+    }
     for tenant in tenants {
         for (source, at) in tenant.spec.sources.iter().zip(&tenant.sources_at) {
-            let all =
-                pools.iter().flat_map(|pool| pool.spec.addresses.iter().map(move |network| (pool, network)));
-            let mut holding = all.filter(|(_, network)| network.contains(source));
-            if let Some((pool, network)) = holding.next() {
-                let message = format!("`sources`: {source} lies in {network} of pool {:?}", pool.spec.name);
+            let mut holding = None;
+            networks.each_covering(source.network(), |(network, pool)| {
+                if network.contains(source) {
+                    holding.get_or_insert((network, pool));
+                }
+            });
+            if let Some((network, pool)) = holding {
+                let message = format!("`sources`: {source} lies in {network} of pool {pool:?}");
                 out.error(
                     *at,
                     message,

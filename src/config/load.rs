@@ -1,12 +1,16 @@
 //! Loading: from files to a configuration.
 
 use super::catalogue::{flow_log, gateway, main_file, policy_file};
+use super::comparisons::Comparisons;
+use super::dead_rules::PoolFamilies;
 use super::diagnostic::{ConfigReport, Diagnostic, Diagnostics, ReadFile, SourcePosition};
 use super::file_stamp::FileStamps;
 use super::hosts_file::HostsFiles;
 use super::policy_folder::POLICY_FOLDER;
+use super::rule_reach::steered_ports;
 use super::schema::ConfigKey;
 use super::settings::{Config, FlowLogTarget, TenantLimits};
+use super::shares::TenantsOfPools;
 use super::source::SourceFile;
 use super::table::TomlTable;
 use super::tenants::{PoolDraft, TenantDraft};
@@ -15,6 +19,7 @@ use super::value_types::{NestedType, ValueType};
 use super::{cross_checks, dead_rules, ech_names, other_protocols, sections, shares};
 use crate::policy::EchPolicy;
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::Spanned;
@@ -154,19 +159,27 @@ fn finish(
     if draft.tenants.is_empty() {
         out.warning(whole_file, "there is no tenant: every flow is denied", "add a [[tenant]]");
     }
+    let of_pools = TenantsOfPools::new(&draft.tenants);
     for pool in &mut config.pools {
-        pool.shares = shares::of_pool(pool, &draft.tenants);
+        pool.shares = shares::of_pool(pool, &of_pools);
     }
+    let pools: HashMap<_, _> =
+        config.pools.iter().map(|pool| (&*pool.name, PoolFamilies::of(pool))).collect();
+    let steered = steered_ports(&config.steering.ports);
+    let comparisons = Comparisons::default();
     for mut tenant in draft.tenants {
         tenant.spec.ech = tenant.ech.unwrap_or(ech);
         ech_names::check(&tenant, out);
-        let pool = config.pools.iter().find(|pool| pool.name == tenant.spec.pool);
-        dead_rules::check(&tenant, pool, &config.steering.ports, out);
-        other_protocols::check(&tenant, &config.steering.ports, out);
+        dead_rules::check(&tenant, pools.get(&*tenant.spec.pool), &steered, &comparisons, out);
+        other_protocols::check(&tenant, &steered, &comparisons, out);
         if tenant.limits != TenantLimits::default() {
             config.limits.insert(Arc::clone(&tenant.spec.name), tenant.limits);
         }
         config.tenants.push(tenant.spec);
+    }
+    if comparisons.were_too_few() {
+        let message = "too many rules overlap to compare all of them: more of them may never match";
+        out.warning(whole_file, message, "");
     }
     Some(config)
 }

@@ -2,10 +2,11 @@
 //!
 //! Loading has three steps. `catalogue` defines every table and key once: name, form, default, meaning; the reader can
 //! only ask for keys that are defined there, and docs/config.md is generated from it. `sections` and `tenants` read the
-//! tables. `whole`, `dead_rules` and `other_protocols` check what takes all files. Findings are collected rather than
+//! tables. `cross_checks`, `dead_rules` and `other_protocols` check what takes all files. Findings are collected rather than
 //! returned one by one: a single run shows all of them, with file, line and column.
 
 mod catalogue;
+mod comparisons;
 mod config_diff;
 mod cross_checks;
 mod dead_rules;
@@ -26,6 +27,7 @@ mod public_suffix;
 mod read_budget;
 mod reference;
 mod repeats;
+mod rule_reach;
 mod schema;
 mod sections;
 mod settings;

@@ -1,40 +1,41 @@
 //! Warnings for allow rules by address that permit TLS and HTTP alone, because a deny rule matches names or the tenant
 //! denies encrypted hellos, unless the rule itself sets how other protocols are treated.
 
-use super::SteeringPorts;
-use super::diagnostic::Diagnostics;
+use super::comparisons::Comparisons;
+use super::diagnostic::{Diagnostics, SourcePosition};
+use super::rule_reach::{RuleReach, common_ports};
 use super::tenants::TenantDraft;
 use crate::addr::PortRange;
-use crate::policy::{EchPolicy, RuleEffect, RuleSpec};
-use hashbrown::HashMap;
-use ipnet::IpNet;
+use crate::policy::{EchPolicy, RuleEffect};
+use hashbrown::{HashMap, HashSet};
 
 /// Ports on which other protocols are rare.
 const TLS_AND_HTTP: [u16; 2] = [80, 443];
 
-/// Checks the rules of one tenant.
-pub(super) fn check(tenant: &TenantDraft, steered: &SteeringPorts, out: &mut Diagnostics) {
-    let rules = || tenant.spec.rules.iter().zip(&tenant.rules_at);
-    // One warning per place, for any number of rules.
-    let mut places = HashMap::new();
-    for (deny, at) in rules().filter(|(rule, _)| rule.effect == RuleEffect::Deny && !rule.hosts.is_empty()) {
-        places.entry((&deny.cidrs[..], &deny.ports[..])).or_insert((deny, at.rule));
-    }
-    let everywhere = RuleSpec::new("", RuleEffect::Deny);
-    for (rule, at) in rules() {
+/// Checks the rules of one tenant. `steered` are ascending and disjoint.
+pub(super) fn check(
+    tenant: &TenantDraft,
+    steered: &[PortRange],
+    comparisons: &Comparisons,
+    out: &mut Diagnostics,
+) {
+    let denied = NameDenials::new(tenant, steered);
+    // Most rules share addresses and ports with others.
+    let mut found = HashMap::new();
+    for (rule, at) in tenant.spec.rules.iter().zip(&tenant.rules_at) {
         let asks = rule.effect == RuleEffect::Allow && rule.hosts.is_empty() && !rule.uninspected;
         if !asks || at.says_protocols {
             continue;
         }
-        if tenant.spec.ech == EchPolicy::Deny && meet(rule, &everywhere, steered) {
+        let reach = RuleReach::of(rule).on_ports(steered);
+        if tenant.spec.ech == EchPolicy::Deny && speaks_other(&reach.ports) {
             let message = "this rule lets out TLS and HTTP alone where `ech` is \"deny\": other protocols end as `unknown_protocol`";
             let help = "set `other_protocols` to \"allow\" to let them pass, or to \"auto\" if this is meant";
             out.warning(at.rule, message, help);
             continue;
         }
-        let meeting = places.values().filter(|(deny, _)| meet(rule, deny, steered));
-        // The first in the file, so that results are deterministic.
-        let Some(deny_at) = meeting.map(|(_, deny_at)| *deny_at).min() else { continue };
+        let first = |reach: &RuleReach| denied.first(reach, comparisons);
+        let Some(deny_at) = *found.entry(reach).or_insert_with_key(first) else { continue };
         let message = format!(
             "this rule lets out TLS and HTTP alone where the deny rule at {} goes by name: other protocols end as `unknown_protocol`",
             out.show(deny_at)
@@ -44,28 +45,32 @@ pub(super) fn check(tenant: &TenantDraft, steered: &SteeringPorts, out: &mut Dia
     }
 }
 
-/// True if both rules cover an address and a port that other protocols use.
-fn meet(allow: &RuleSpec, deny: &RuleSpec, steered: &SteeringPorts) -> bool {
-    let nested = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
-    let networks = deny.cidrs.is_empty()
-        || allow.cidrs.is_empty()
-        || allow.cidrs.iter().any(|one| deny.cidrs.iter().any(|other| nested(one, other)));
-    let all = Vec::from_iter(PortRange::new(1, u16::MAX));
-    let ports = |listed: &[PortRange]| if listed.is_empty() { all.clone() } else { listed.to_vec() };
-    let steered = match steered {
-        SteeringPorts::All => all.clone(),
-        SteeringPorts::Listed(listed) => listed.clone(),
-    };
-    let mut common = ports(&allow.ports);
-    for others in [&ports(&deny.ports), &steered] {
-        common = common.iter().flat_map(|one| others.iter().filter_map(|other| both(*one, *other))).collect();
+/// Addresses and ports where deny rules go by name and other protocols are spoken, in the order of the file, each once.
+struct NameDenials(Vec<(SourcePosition, RuleReach)>);
+
+impl NameDenials {
+    fn new(tenant: &TenantDraft, steered: &[PortRange]) -> Self {
+        let rules = tenant.spec.rules.iter().zip(&tenant.rules_at);
+        let by_name = rules.filter(|(rule, _)| rule.effect == RuleEffect::Deny && !rule.hosts.is_empty());
+        let (mut known, mut denied) = (HashSet::new(), Vec::new());
+        for (rule, at) in by_name {
+            let reach = RuleReach::of(rule).on_ports(steered);
+            if speaks_other(&reach.ports) && known.insert(reach.clone()) {
+                denied.push((at.rule, reach));
+            }
+        }
+        Self(denied)
     }
-    let speaks_other =
-        |range: &PortRange| (range.first()..=range.last()).any(|port| !TLS_AND_HTTP.contains(&port));
-    networks && common.iter().any(speaks_other)
+
+    /// The first that has an address in common with an allow rule, and a port that other protocols use.
+    fn first(&self, allow: &RuleReach, comparisons: &Comparisons) -> Option<SourcePosition> {
+        let meets = |(_, deny): &&(SourcePosition, RuleReach)| {
+            allow.meets(deny, comparisons) && speaks_other(&common_ports(&allow.ports, &deny.ports))
+        };
+        self.0.iter().take_while(|_| !comparisons.were_too_few()).find(meets).map(|(at, _)| *at)
+    }
 }
 
-/// Returns the intersection of two port ranges.
-fn both(one: PortRange, other: PortRange) -> Option<PortRange> {
-    PortRange::new(one.first().max(other.first()), one.last().min(other.last()))
+fn speaks_other(ports: &[PortRange]) -> bool {
+    ports.iter().any(|range| (range.first()..=range.last()).any(|port| !TLS_AND_HTTP.contains(&port)))
 }

@@ -23,8 +23,14 @@ pub(super) fn equal<T: Eq + Hash>(list: &[&T]) -> Vec<Repeat> {
     again.collect()
 }
 
-/// Entries that another covers by `covers`. For short lists: compares all pairs.
+/// Longest list of which all pairs are compared.
+const SHORT: usize = 1000;
+
+/// Entries that another covers by `covers`; none of a list that is not short.
 pub(super) fn covered<T>(list: &[&T], covers: impl Fn(&T, &T) -> bool) -> Vec<Repeat> {
+    if list.len() > SHORT {
+        return Vec::new();
+    }
     let repeat = |(entry, value): (usize, &&T)| {
         let by = list.iter().enumerate().position(|(other, outer)| {
             other != entry && covers(outer, value) && (other < entry || !covers(value, outer))

@@ -4,20 +4,39 @@ use super::diagnostic::Diagnostics;
 use super::tenants::{PoolDraft, TenantDraft};
 use crate::addr::Family;
 use crate::egress::{PoolSpec, ShareSpec, is_derived};
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 /// Minimum host bits of a network whose addresses are derived per client for clients not to share an address.
 const NEVER_SHARED_BITS: u8 = 64;
 
+/// Tenants by the name of their pool.
+pub(super) struct TenantsOfPools<'t>(HashMap<&'t str, Vec<&'t TenantDraft>>);
+
+impl<'t> TenantsOfPools<'t> {
+    pub(super) fn new(tenants: &'t [TenantDraft]) -> Self {
+        let mut of_pools: HashMap<_, Vec<_>> = HashMap::new();
+        for tenant in tenants {
+            of_pools.entry(&*tenant.spec.pool).or_default().push(tenant);
+        }
+        Self(of_pools)
+    }
+
+    fn of(&self, pool: &PoolSpec) -> &[&'t TenantDraft] {
+        self.0.get(&*pool.name).map_or(&[], Vec::as_slice)
+    }
+}
+
 /// Returns the shares of a pool's tenants: all of them, because each counts against the others; none if no tenant has a
 /// floor or ceiling.
-pub(super) fn of_pool(pool: &PoolSpec, tenants: &[TenantDraft]) -> Vec<ShareSpec> {
-    let here = || tenants.iter().filter(|tenant| tenant.spec.pool == pool.name);
-    if here().all(|TenantDraft { limits, .. }| limits.ports_floor.is_none() && limits.ports_ceiling.is_none())
-    {
+pub(super) fn of_pool(pool: &PoolSpec, tenants: &TenantsOfPools<'_>) -> Vec<ShareSpec> {
+    let here = tenants.of(pool);
+    let unlimited =
+        |tenant: &&TenantDraft| tenant.limits.ports_floor.is_none() && tenant.limits.ports_ceiling.is_none();
+    if here.iter().all(unlimited) {
         return Vec::new();
     }
-    let share = here().map(|tenant| ShareSpec {
+    let share = here.iter().map(|tenant| ShareSpec {
         tenant: tenant.spec.name.clone(),
         floor: tenant.limits.ports_floor.unwrap_or(0),
         ceiling: tenant.limits.ports_ceiling,
@@ -35,10 +54,13 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
             out.error(tenant.floor_at, message, "a tenant cannot be assured of ports that it may not use");
         }
     }
+    let of_pools = TenantsOfPools::new(tenants);
     for pool in pools {
         let with_floor = || {
-            let here = tenants.iter().filter(|tenant| tenant.spec.pool == pool.spec.name);
-            here.filter_map(|tenant| Some((tenant, u64::from(tenant.limits.ports_floor?))))
+            of_pools
+                .of(&pool.spec)
+                .iter()
+                .filter_map(|tenant| Some((tenant, u64::from(tenant.limits.ports_floor?))))
         };
         let Some((last, _)) = with_floor().next_back() else { continue };
         for (network, at) in pool.spec.addresses.iter().zip(&pool.addresses_at) {
@@ -79,7 +101,7 @@ fn offered(pool: &PoolSpec, family: Family, reserved: &[u16], draining: bool) ->
     let of_family = |address: IpAddr| Family::of(address) == family;
     let mut networks = pool.addresses.iter().filter(|network| of_family(network.addr())).peekable();
     networks.peek()?;
-    let mut addresses = 0;
+    let mut addresses = 0_u64;
     for network in networks {
         if is_derived(network) {
             return None;
@@ -87,7 +109,9 @@ fn offered(pool: &PoolSpec, family: Family, reserved: &[u16], draining: bool) ->
         addresses += 1_u64 << (network.max_prefix_len() - network.prefix_len());
     }
     if !draining {
-        addresses -= pool.drain.iter().filter(|address| of_family(address.ip())).count() as u64;
+        // Some may be no addresses of the pool, which is reported elsewhere.
+        let drained = pool.drain.iter().filter(|address| of_family(address.ip())).count();
+        addresses = addresses.saturating_sub(drained as u64);
     }
     let mut kept: Vec<_> = reserved.iter().filter(|port| pool.ports.contains(**port)).collect();
     kept.sort_unstable();

@@ -18,7 +18,7 @@ use crate::clock;
 use crate::egress::PoolSpec;
 use crate::egress::is_derived;
 use crate::policy::{
-    CertificateRule, DestinationRule, EchPolicy, RuleEffect, RuleSpec, TenantSpec, is_specific,
+    CertificateRule, DestinationRule, EchPolicy, NetworkMap, RuleEffect, RuleSpec, TenantSpec, is_specific,
 };
 use ipnet::IpNet;
 use std::collections::{BTreeMap, HashMap};
@@ -92,13 +92,17 @@ impl PoolDraft {
             }
         }
         let networks: Vec<_> = addresses.iter().map(|network| network.value).collect();
+        let mut own = NetworkMap::default();
+        for network in &networks {
+            own.insert(*network, *network);
+        }
         let spec = PoolSpec {
             name: table.read(&pool::NAME, out).unwrap_or_default(),
             ports: table.read(&pool::PORTS, out)?,
             select: table.read(&pool::SELECT, out)?,
             rest: table.read(&pool::REST, out)?,
-            drain: read_drain(table, &networks, out),
-            public: read_public(table, &networks, out),
+            drain: read_drain(table, &own, out),
+            public: read_public(table, &own, out),
             // filled in once all tenants are known
             shares: Vec::new(),
             addresses: networks,
@@ -118,10 +122,10 @@ impl PoolDraft {
 }
 
 /// Reads the addresses that take no new flows.
-fn read_drain(table: &TomlTable<'_>, networks: &[IpNet], out: &mut Diagnostics) -> Vec<SourceAddr> {
+fn read_drain(table: &TomlTable<'_>, networks: &NetworkMap<IpNet>, out: &mut Diagnostics) -> Vec<SourceAddr> {
     let drain = table.read(&pool::DRAIN, out).unwrap_or_default();
     for Placed { value: address, at } in &drain {
-        match networks.iter().find(|network| network.contains(&address.ip())) {
+        match networks.longest(address.ip()) {
             None => not_of_the_pool(pool::DRAIN.name, address.ip(), *at, out),
             Some(network) if is_derived(network) => {
                 let message =
@@ -141,13 +145,13 @@ fn read_drain(table: &TomlTable<'_>, networks: &[IpNet], out: &mut Diagnostics) 
 /// Reads the source addresses with the public ones that they are mapped to.
 fn read_public(
     table: &TomlTable<'_>,
-    networks: &[IpNet],
+    networks: &NetworkMap<IpNet>,
     out: &mut Diagnostics,
 ) -> BTreeMap<SourceAddr, IpAddr> {
     let mut sources = HashMap::new();
     let mut read = BTreeMap::new();
     for Placed { value: (source, public), at } in table.read(&pool::PUBLIC, out).unwrap_or_default() {
-        if !networks.iter().any(|network| network.contains(&source.ip())) {
+        if networks.longest(source.ip()).is_none() {
             not_of_the_pool(pool::PUBLIC.name, source.ip(), at, out);
         }
         if source.ip().is_ipv4() != public.is_ipv4() {

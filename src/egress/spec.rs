@@ -22,7 +22,7 @@ pub struct PoolSpec {
     pub select: SourceSelection,
     /// Minimum time that a connected port is held, for packets on the way to the server; at most ten minutes.
     pub rest: Duration,
-    /// Addresses that give out no new ports. None of them is in a network whose addresses are derived per client.
+    /// Addresses that give out no new ports, ascending. None of them is in a network whose addresses are derived per client.
     pub drain: Vec<SourceAddr>,
     /// Public address that a source address is mapped to, one to one, on the way out.
     pub public: BTreeMap<SourceAddr, IpAddr>,
@@ -33,7 +33,9 @@ pub struct PoolSpec {
 impl PoolSpec {
     /// True if a network of the pool has an address that is not drained.
     pub fn drain_leaves(&self, network: &IpNet) -> bool {
-        let drained = self.drain.iter().filter(|address| network.contains(&address.ip())).count();
+        let first = self.drain.partition_point(|address| address.ip() < network.network());
+        let behind = self.drain.partition_point(|address| address.ip() <= network.broadcast());
+        let drained = behind - first;
         let bits = network.max_prefix_len() - network.prefix_len();
         // Nobody lists as many addresses as a derived network has.
         is_derived(network) || drained < 1 << bits

@@ -24,6 +24,7 @@ pub use compile_error::CompileError;
 pub use decision::{Denial, Judgement, Permit};
 pub use facts::{CheckFailure, CheckResults, CheckSet, ClientInspection, FlowFacts, Inspection};
 pub use mode::TenantMode;
+pub(crate) use networks::NetworkMap;
 pub use reach::{AddressOwner, ConnectedNetworks, PrivateNetworks, is_specific};
 pub use spec::{
     CertificateRule, DestinationRule, EchPolicy, PrivateDestinations, RuleEffect, RuleSpec, TenantSpec,
@@ -32,7 +33,6 @@ pub use tenant::{Explanation, MatchFinding, RuleFinding, TenantRules};
 pub use waiver::can_be_waived;
 
 use crate::addr::ClientAddr;
-use networks::NetworkMap;
 use reach::NameReach;
 use std::sync::Arc;
 use tenant::RuleScopes;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 /// Prefix tries over both families.
 #[derive(Debug)]
-pub(super) struct NetworkMap<T> {
+pub(crate) struct NetworkMap<T> {
     v4: PrefixMap<Ipv4Net, T>,
     v6: PrefixMap<Ipv6Net, T>,
 }
@@ -24,7 +24,7 @@ impl<T> Default for NetworkMap<T> {
 
 impl<T> NetworkMap<T> {
     /// Sets the network's value; returns the one before, if any.
-    pub(super) fn insert(&mut self, network: IpNet, value: T) -> Option<T> {
+    pub(crate) fn insert(&mut self, network: IpNet, value: T) -> Option<T> {
         match canonical(network) {
             IpNet::V4(network) => self.v4.insert(network, value),
             IpNet::V6(network) => self.v6.insert(network, value),
@@ -32,7 +32,7 @@ impl<T> NetworkMap<T> {
     }
 
     /// Returns the value of exactly this network, inserted first if it is absent.
-    pub(super) fn or_insert(&mut self, network: IpNet, value: T) -> &mut T {
+    pub(crate) fn or_insert(&mut self, network: IpNet, value: T) -> &mut T {
         match canonical(network) {
             IpNet::V4(network) => self.v4.entry(network).or_insert(value),
             IpNet::V6(network) => self.v6.entry(network).or_insert(value),
@@ -40,7 +40,7 @@ impl<T> NetworkMap<T> {
     }
 
     /// Returns the value of the longest network that contains the address.
-    pub(super) fn longest(&self, address: IpAddr) -> Option<&T> {
+    pub(crate) fn longest(&self, address: IpAddr) -> Option<&T> {
         match address {
             IpAddr::V4(address) => self.v4.get_lpm(&address.into()).map(|(_, value)| value),
             IpAddr::V6(address) => self.v6.get_lpm(&address.into()).map(|(_, value)| value),
@@ -48,7 +48,7 @@ impl<T> NetworkMap<T> {
     }
 
     /// Calls `each` with every value whose network contains the address, shortest network first.
-    pub(super) fn each_covering(&self, address: IpAddr, each: impl FnMut(&T)) {
+    pub(crate) fn each_covering<'a>(&'a self, address: IpAddr, each: impl FnMut(&'a T)) {
         match address {
             IpAddr::V4(address) => self.v4.cover_values(&address.into()).for_each(each),
             IpAddr::V6(address) => self.v6.cover_values(&address.into()).for_each(each),

@@ -110,6 +110,17 @@ limits  = { flows = 20000, new_flows = "500/s", bandwidth = "1Gbit/s", bytes = "
 "#;
 
 #[test]
+fn drained_strangers_do_not_count() {
+    let found = findings_below(
+        "[[pool]]\nname = \"q\"\naddresses = [\"192.0.2.1\"]\ndrain = [\"192.0.2.2\", \"192.0.2.3\"]\n\
+         [[tenant]]\nname = \"t\"\nsources = [\"10.9.0.0/24\"]\npool = \"q\"\nports_floor = 7\n\
+         [[tenant.allow]]\nhosts = [\"a.example\"]\n",
+    );
+    let strangers = found.iter().filter(|line| line.contains("is no address of the pool")).count();
+    assert_eq!(strangers, 2, "{found:#?}");
+}
+
+#[test]
 fn only_shared_pools_have_shares() {
     let text = GOOD.replace(
         "name = \"p\"\naddresses = [\"203.0.113.16/30\"]\n",
