@@ -14,7 +14,7 @@ use crate::audit::{ConfigDifference, Originator, SocketPeer, What};
 use crate::clock;
 use crate::config::{ConfigDigest, ConfigReport, Diagnostic, LoadedConfig, ReadFile};
 use crate::gateway::{self, CanaryTerms, Candidate, GatewayState, ReevaluationCounts, Snapshot};
-use crate::policy::Policy;
+use crate::policy::{Policy, TenantSpec};
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -155,8 +155,11 @@ impl Reloader {
         let snapshot = self.gateway.snapshot.load();
         let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&snapshot.connected)))?;
         let verifier = verification::verifier(&config, &self.metrics, &self.capacity, Some(&snapshot))?;
-        let of_tenant =
-            |tenant| verification::of_tenant(tenant, verifier.as_ref(), &self.metrics, Some(&snapshot));
+        let known = snapshot.tenants_by_name();
+        let of_tenant = |tenant: &TenantSpec| {
+            let known = known.get(&*tenant.name).copied();
+            verification::of_tenant(tenant, verifier.as_ref(), &self.metrics, known)
+        };
         let candidate = Candidate::new(policy, config.tenants.iter().map(of_tenant).collect());
         let terms = order.percent.map(|percent| CanaryTerms { percent, max_denials: order.max_denials });
         candidate.enforce(terms);

@@ -26,13 +26,15 @@ pub(crate) fn build(
     let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&connected)))
         .map_err(|error| BuildError::Bug(error.to_string()))?;
     let verifier = verification::verifier(config, metrics, capacity, before)?;
+    let known = before.map(Snapshot::tenants_by_name).unwrap_or_default();
     let tenants: Result<_, _> = policy
         .tenants()
         .iter()
         .zip(&config.tenants)
         .map(|(rules, spec)| {
-            let verification = verification::of_tenant(spec, verifier.as_ref(), metrics, before);
-            tenant(config, pools, metrics, rules, verification, before).map(Arc::new)
+            let known = known.get(&*spec.name).copied();
+            let verification = verification::of_tenant(spec, verifier.as_ref(), metrics, known);
+            tenant(config, pools, metrics, rules, verification, known).map(Arc::new)
         })
         .collect();
     let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();
@@ -80,7 +82,7 @@ fn tenant(
     metrics: &Arc<Metrics>,
     rules: &Arc<policy::TenantRules>,
     verification: Option<Arc<VerificationHandles>>,
-    before: Option<&Snapshot>,
+    known: Option<&TenantRuntime>,
 ) -> Result<TenantRuntime, BuildError> {
     let pool = pools.pool(&rules.pool).ok_or_else(|| {
         BuildError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
@@ -89,22 +91,19 @@ fn tenant(
     let monitored = rules.mode.monitors(clock::timestamp());
     let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name), monitored));
     // Live and pending flows stay counted: limits are kept for a tenant of the same name.
-    let known = before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == rules.name));
+    let kept = |limit: fn(&TenantRuntime) -> &Arc<Limit>, most| {
+        known.map_or_else(|| Limit::new(most), |known| Arc::clone(limit(known)))
+    };
     let most_flows = config.limits.get(&rules.name).and_then(|limits| limits.flows);
-    let flows =
-        known.map_or_else(|| Limit::new(most_flows.unwrap_or(u32::MAX)), |known| Arc::clone(&known.flows));
-    let attempts = known.map_or_else(|| Limit::new(u32::MAX), |known| Arc::clone(&known.attempts));
-    let max_pending = config.inspect.max_pending;
-    let inspections = known.map_or_else(|| Limit::new(max_pending), |known| Arc::clone(&known.inspections));
     Ok(TenantRuntime {
         policy: Arc::clone(rules),
         pool: Arc::clone(pool),
         share: pool.share(&rules.name),
         meters: LazyLock::new(resolve),
         most_flows,
-        flows,
-        attempts,
-        inspections,
+        flows: kept(|known| &known.flows, most_flows.unwrap_or(u32::MAX)),
+        attempts: kept(|known| &known.attempts, u32::MAX),
+        inspections: kept(|known| &known.inspections, config.inspect.max_pending),
         verification,
     })
 }

@@ -4,7 +4,7 @@ use super::build_error::BuildError;
 use crate::addr::Family;
 use crate::config::Config;
 use crate::egress::Pools;
-use crate::gateway::{Snapshot, VerificationHandles};
+use crate::gateway::{Snapshot, TenantRuntime, VerificationHandles};
 use crate::hostname::{HostPattern, Hostname};
 use crate::policy::{CertificateRule, DestinationRule, RuleSpec, TenantSpec};
 use crate::telemetry::Metrics;
@@ -85,16 +85,14 @@ pub(crate) fn looked_up(config: &Config) -> Option<&Hostname> {
     rules.filter(|rule| asks_about_address(rule)).flat_map(|rule| &rule.hosts).find_map(exact)
 }
 
-/// Returns the tenant's verification if a rule of the tenant needs it. Keeps the asker of the tenant of the same name.
+/// Returns the tenant's verification if a rule of the tenant needs it. Keeps the asker of `known`, the tenant of the same name.
 pub(crate) fn of_tenant(
     tenant: &TenantSpec,
     verifier: Option<&Arc<Verifier>>,
     metrics: &Metrics,
-    before: Option<&Snapshot>,
+    known: Option<&TenantRuntime>,
 ) -> Option<Arc<VerificationHandles>> {
     let verifier = Arc::clone(verifier.filter(|_| asks(tenant))?);
-    let known =
-        before.and_then(|before| before.tenants.iter().find(|known| known.policy.name == tenant.name));
     let known = known.and_then(|known| known.verification.as_ref());
     let asker = known.map_or_else(TenantLookups::default, |known| known.asker.clone());
     let address_checks = metrics.address_checks(&tenant.name);

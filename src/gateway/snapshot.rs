@@ -9,6 +9,7 @@ use crate::addr::ClientAddr;
 use crate::egress::{Pool, Share};
 use crate::policy::{self, ConnectedNetworks, Policy};
 use crate::verify::Verifier;
+use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 /// The running configuration, as far as flows see it.
@@ -61,6 +62,11 @@ impl Snapshot {
     /// Returns the tenant by the longest matching prefix of the client's address.
     pub fn tenant_of(&self, client: ClientAddr) -> Option<&Arc<TenantRuntime>> {
         self.policy.tenant_of(client).map(|tenant| &self.tenants[tenant.index])
+    }
+
+    /// The tenants by name.
+    pub fn tenants_by_name(&self) -> HashMap<&str, &TenantRuntime> {
+        self.tenants.iter().map(|tenant| (&*tenant.policy.name, &**tenant)).collect()
     }
 
     /// True if the tenant is the one of this snapshot, not of an earlier one.
