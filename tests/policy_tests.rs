@@ -90,6 +90,18 @@ outcome = "not_allowed"
 }
 
 #[test]
+fn many_failures_are_explained_in_part() {
+    let files = Files::new();
+    let test = "[[test]]\nfrom = \"10.0.1.5\"\nto = \"x.example\"\nverdict = \"allow\"\n";
+    let tests = files.write("tests.toml", &test.repeat(30));
+    let output = files.egret("check", &["--tests", tests.to_str().unwrap()]);
+    let said = text(&output.stderr);
+    assert_eq!(said.matches("FAILED").count(), 30, "{said}");
+    assert_eq!(said.matches("    from     ").count(), 20, "{said}");
+    assert!(said.contains("tests.toml:117: FAILED: "), "{said}");
+}
+
+#[test]
 fn unreadable_tests_fail() {
     let files = Files::new();
     for (tests, said) in [

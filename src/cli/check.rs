@@ -8,7 +8,7 @@ use super::output::{json_line, print};
 use super::steering;
 use crate::config::{self, Config, Diagnostic, Severity};
 use crate::control::{Explainer, missing, steering_params};
-use expectations::Tested;
+use expectations::TestResults;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -102,21 +102,12 @@ fn test(
         return Ok(0);
     }
     let explainer = Explainer::new(config).map_err(|error| error.to_string())?;
-    let (mut tested, mut unread) = (Vec::new(), Vec::new());
-    for file in tests {
-        match expectations::run(file, &explainer) {
-            Ok(more) => tested.extend(more),
-            Err(why) => unread.push(why),
-        }
-    }
-    let failures = || tested.iter().filter(|test| !test.passed);
-    let failed = failures().count();
-    if *json {
-        text.extend(tested.iter().map(json_line));
-    } else {
-        text.extend(failures().map(Tested::text));
-    }
-    let mut summary = format!("tests: {} passed, {failed} failed", tested.len() - failed);
+    let mut results = TestResults { json: *json, ..TestResults::default() };
+    let run = |file: &PathBuf| expectations::run(file, &explainer, &mut results).err();
+    let unread: Vec<_> = tests.iter().filter_map(run).collect();
+    let TestResults { passed, failed, text: tested, .. } = results;
+    *text += &tested;
+    let mut summary = format!("tests: {passed} passed, {failed} failed");
     if !unread.is_empty() {
         let _ = write!(summary, ", {} not read", counted(&[(unread.len(), "file")]));
     }

@@ -111,6 +111,7 @@ impl ControlPlane {
             steered: &current.steered,
             help: snapshot.help.as_deref(),
             state: UsageSource::Live(&snapshot),
+            lists_rules: true,
         };
         facts.explain(query).map_err(|why| ControlError(why.to_string()))
     }

@@ -72,6 +72,15 @@ impl<'c> Explainer<'c> {
 
     /// Explains the decision on the flow.
     pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
+        self.report(query, true)
+    }
+
+    /// The same without what each rule says, so that the number of rules does not matter.
+    pub fn decide(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
+        self.report(query, false)
+    }
+
+    fn report(&self, query: &ExplainQuery, lists_rules: bool) -> Result<ExplainReport, ExplainError> {
         let Self { config, policy, pools, unsteered } = self;
         let facts = ExplainInputs {
             pools: &config.pools,
@@ -80,6 +89,7 @@ impl<'c> Explainer<'c> {
             steered: &config.steering.ports,
             help: config.help.as_deref(),
             state: UsageSource::Files(pools, &config.limits),
+            lists_rules,
         };
         facts.explain(query)
     }
@@ -95,6 +105,8 @@ pub(crate) struct ExplainInputs<'a> {
     /// `[policy] help`.
     pub(crate) help: Option<&'a str>,
     pub(crate) state: UsageSource<'a>,
+    /// False to leave out what each rule says.
+    pub(crate) lists_rules: bool,
 }
 
 /// Source of the current usage of ports and flow slots.
@@ -178,7 +190,7 @@ impl ExplainInputs<'_> {
     ) {
         let ExplainedFlow { name, ech, client, to } = asked;
         let (ech, client, to, now) = (*ech, *client, *to, clock::timestamp());
-        if let Some(EffectiveRules { rules, .. }) = effective {
+        if let Some(EffectiveRules { rules, .. }) = effective.filter(|_| self.lists_rules) {
             let Explanation { inspected, rules: findings, .. } = rules.explain(name, ech, to);
             report.inspected = inspected;
             if findings.iter().any(|rule| rule.finding == MatchFinding::PrivateDestination) {

@@ -2,8 +2,9 @@
 
 use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, NotAnAddress, parse_address};
 use crate::cli::explain::show;
+use crate::cli::output::json_line;
 use crate::config::{Diagnostic, Severity};
-use crate::control::Explainer;
+use crate::control::{ExplainError, Explainer};
 use crate::files;
 use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, DestinationRule};
@@ -95,31 +96,78 @@ expected! {
     ExpectedCertificate: "certificate", CertificateRule, "docs/verify.md";
 }
 
+/// Failed tests of a run that are explained in full: an explanation is as long as the tenant has rules.
+const EXPLAINED: usize = 20;
+
 /// Result of one test. Field names are the JSON keys.
 #[derive(Debug, Serialize)]
-pub(super) struct Tested {
+struct Tested {
     /// Name of the test, else its query.
-    pub(super) test: String,
-    pub(super) file: String,
-    pub(super) line: usize,
-    pub(super) passed: bool,
+    test: String,
+    file: String,
+    line: usize,
+    passed: bool,
     /// Failed expectations; empty if it passed.
-    pub(super) wrong: Vec<String>,
+    wrong: Vec<String>,
     /// Explanation of the flow.
-    pub(super) got: ExplainReport,
+    got: ExplainReport,
 }
 
 impl Tested {
     /// Formats a failure for people: the failed expectations, then the explanation.
-    pub(super) fn text(&self) -> String {
+    fn text(&self, is_explained: bool) -> String {
         let Self { test, file, line, wrong, got, .. } = self;
-        let why = show(got).trim_end().replace('\n', "\n    ");
-        format!("{file}:{line}: FAILED: {test}: {}\n    {why}\n", wrong.join("; "))
+        let head = format!("{file}:{line}: FAILED: {test}: {}\n", wrong.join("; "));
+        if !is_explained {
+            return head;
+        }
+        format!("{head}    {}\n", show(got).trim_end().replace('\n', "\n    "))
+    }
+}
+
+/// Results of all tests of a run.
+#[derive(Debug, Default)]
+pub(super) struct TestResults {
+    /// True for a line of JSON for each test, false for text for each failed one.
+    pub(super) json: bool,
+    pub(super) passed: usize,
+    pub(super) failed: usize,
+    pub(super) text: String,
+}
+
+impl TestResults {
+    /// Tests one query.
+    fn add(
+        &mut self,
+        explainer: &Explainer<'_>,
+        query: &ExplainQuery,
+        test: &Test,
+        (file, line): (&str, usize),
+    ) -> Result<(), ExplainError> {
+        let mut got = explainer.decide(query)?;
+        let wrong = test.differs(&got);
+        let passed = wrong.is_empty();
+        *(if passed { &mut self.passed } else { &mut self.failed }) += 1;
+        let is_explained = self.json || self.failed <= EXPLAINED;
+        if passed && !self.json {
+            return Ok(());
+        }
+        if is_explained {
+            got = explainer.explain(query)?;
+        }
+        let name = test.name.clone().unwrap_or_else(|| format!("{} to {}", query.from, query.to));
+        let tested = Tested { test: name, file: file.to_owned(), line, passed, wrong, got };
+        self.text += &if self.json { json_line(&tested) } else { tested.text(is_explained) };
+        Ok(())
     }
 }
 
 /// Runs every test of a file in order. The error says why the file cannot be read.
-pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>, Diagnostic> {
+pub(super) fn run(
+    path: &Path,
+    explainer: &Explainer<'_>,
+    results: &mut TestResults,
+) -> Result<(), Diagnostic> {
     let shown = path.display().to_string();
     let found = |place: Option<(usize, usize)>, message: String, help: &str| {
         let ((line, column), severity) = (place.unwrap_or_default(), Severity::Error);
@@ -132,32 +180,46 @@ pub(super) fn run(path: &Path, explainer: &Explainer<'_>) -> Result<Vec<Tested>,
         // A single `[test]` table instead of an array of tables.
         let help =
             if message.ends_with("expected a sequence") { "write [[test]], in double brackets" } else { "" };
-        found(error.span().map(|span| place_of(&content, span.start)), message, help)
+        found(error.span().map(|span| TextCursor::new(&content).to(span.start)), message, help)
     })?;
     if test.is_empty() {
         let message = "there is no [[test]] in it".to_owned();
         return Err(found(None, message, "examples/multi-tenant has some"));
     }
-    let mut tested = Vec::with_capacity(test.len());
+    let mut cursor = TextCursor::new(&content);
     for test in test {
-        let place = place_of(&content, test.span().start);
+        let place = cursor.to(test.span().start);
         let test = test.into_inner();
         let (from, to, address) = (test.from.0, test.to.clone(), test.address.map(|address| address.0));
-        let name = test.name.clone().unwrap_or_else(|| format!("{from} to {to}"));
         let query = ExplainQuery { from, to, address, ech: test.ech, other_protocol: test.other_protocol };
-        let got = explainer.explain(&query).map_err(|error| found(Some(place), error.to_string(), ""))?;
-        let wrong = test.differs(&got);
-        let (file, line, passed) = (shown.clone(), place.0, wrong.is_empty());
-        tested.push(Tested { test: name, file, line, passed, wrong, got });
+        let added = results.add(explainer, &query, &test, (&shown, place.0));
+        added.map_err(|error| found(Some(place), error.to_string(), ""))?;
     }
-    Ok(tested)
+    Ok(())
 }
 
-/// Line and column in characters, counted from 1.
-fn place_of(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.get(..offset).unwrap_or(text);
-    let line = before.rsplit('\n').next().unwrap_or(before);
-    (1 + before.matches('\n').count(), 1 + line.chars().count())
+/// A place in a text that moves on to the next, so that each character is counted once.
+struct TextCursor<'t> {
+    rest: std::str::CharIndices<'t>,
+    line: usize,
+    column: usize,
+}
+
+impl<'t> TextCursor<'t> {
+    fn new(text: &'t str) -> Self {
+        Self { rest: text.char_indices(), line: 1, column: 1 }
+    }
+
+    /// Moves on to a byte offset. Returns line and column in characters, counted from 1.
+    fn to(&mut self, offset: usize) -> (usize, usize) {
+        while self.rest.offset() < offset
+            && let Some((_, passed)) = self.rest.next()
+        {
+            (self.line, self.column) =
+                if passed == '\n' { (self.line + 1, 1) } else { (self.line, self.column + 1) };
+        }
+        (self.line, self.column)
+    }
 }
 
 impl Test {
@@ -201,5 +263,18 @@ impl Test {
             }
         }
         wrong
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursor_counts_lines_and_characters() {
+        let text = "é = 1\n\n  ü";
+        let mut cursor = TextCursor::new(text);
+        let places = [0, 2, 7, text.len() - 2, text.len(), text.len() + 9].map(|offset| cursor.to(offset));
+        assert_eq!(places, [(1, 1), (1, 2), (2, 1), (3, 3), (3, 4), (3, 4)]);
     }
 }
