@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+use egret::outcome::Outcome;
+use egret::policy::can_be_waived;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -105,4 +108,17 @@ fn performance_page_is_complete() {
         assert!(fs::read_to_string(root().join("docs").join(&file)).unwrap().starts_with("<svg"), "{file}");
     }
     assert!(!page.contains("NaN"), "a number is missing");
+}
+
+#[test]
+fn modes_page_names_every_waived_denial() {
+    let page = fs::read_to_string(root().join("docs/modes.md")).unwrap();
+    let leaves: BTreeSet<&str> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split_once(" | leaves"))
+        .flat_map(|(names, _)| names.split('`').skip(1).step_by(2))
+        .collect();
+    let waived =
+        Outcome::ALL.iter().filter(|outcome| can_be_waived(**outcome)).map(|outcome| outcome.as_str());
+    assert_eq!(leaves, waived.collect());
 }
