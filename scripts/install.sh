@@ -197,7 +197,11 @@ install_all() {
     find /etc/egret -type d -exec chmod 2750 {} +
     find /etc/egret -type f -exec chmod g-w,o= {} +
     install -d -m 750 -o egret -g egret /var/log/egret
-    if has_systemd; then systemctl daemon-reload; fi
+    if has_systemd; then
+        systemctl daemon-reload
+        # Which comes with it, and is new to an older version's.
+        if systemctl --quiet is-enabled egret-steering.service 2>/dev/null; then systemctl --quiet enable egret-guard.service; fi
+    fi
     protect_routes
     cat <<NEXT
 

@@ -100,23 +100,33 @@ guard() {
     refuse_all
 }
 refuse_all() {
-    if refuse_on_some; then return 0; fi
-    for family in $(families); do
-        refuse "$family" not iif lo || fail "cannot block forwarding: $said"
-    done
+    if refuse_on_some; then
+        # Whatever was refused on all while some of them were not there yet.
+        for family in $(families); do
+            ip "$family" rule del pref 1 not iif lo blackhole protocol $guard_protocol 2>/dev/null || :
+        done
+        return 0
+    fi
+    open=
+    for family in $(families); do refuse "$family" not iif lo || open=$said; done
+    [ -z "$open" ] || fail "cannot block forwarding: $open"
 }
-# False if GUARD_INTERFACES names none, or something that is no interface: `ip` takes patterns and commas, and never matches them.
+# False if GUARD_INTERFACES names none, or something that is no interface: `ip` takes patterns, commas and mistyped names, and
+# never matches them. An interface that is late is known when `guard` runs again.
 refuse_on_some() {
     named=${GUARD_INTERFACES:-}
-    case $named in *[![:space:]A-Za-z0-9._-]*) said='write names separated by spaces, and no patterns'; not_named; return 1 ;; esac
+    case $named in *[![:space:]A-Za-z0-9._-]*) said='write names separated by spaces, and no patterns'; not_named 3; return 1 ;; esac
     if [ -z "$(printf %s "$named" | tr -d '[:space:]')" ]; then return 1; fi
     for interface in $named; do
+        if ! is_interface "$interface"; then said="there is no interface $interface"; not_named 4; return 1; fi
         for family in $(families); do
-            refuse "$family" iif "$interface" || { not_named; return 1; }
+            refuse "$family" iif "$interface" || { not_named 3; return 1; }
         done
     done
 }
-not_named() { printf 'steer.sh: GUARD_INTERFACES is "%s": %s. Forwarding is blocked on all interfaces\n' "$named" "$said" | tell 3; }
+not_named() { # PRIORITY
+    printf 'steer.sh: GUARD_INTERFACES is "%s": %s. Forwarding is blocked on all interfaces\n' "$named" "$said" | tell "$1"
+}
 # Where the record of an `up` is gone, and the rules that it left in policy routing are there, in every family: notes them again.
 # They do not outlive a boot.
 adopt() {

@@ -136,9 +136,23 @@ CONF
     for router in "${@:4}"; do printf '[Route]\nGateway=%s\n' "$router" >>"$file"; done
 }
 
+# Gives the machine its addresses before it boots, as an initramfs or the maker of a container does. Nothing is forwarded yet.
+bring_up_links() {
+    ip netns exec machine sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding'
+    ip -n machine -batch - <<'IP'
+link set ens5 up
+link set ens6 up
+addr add 10.0.1.1/24 dev ens5
+addr add fd00:1::1/64 dev ens5 nodad
+addr add 198.51.100.1/24 dev ens6
+addr add 2001:db8:51::1/64 dev ens6 nodad
+IP
+}
+
 # Boots the machine, and returns when systemd has finished.
-boot() {
+boot() { # [COMMAND]: called before, when the links are there
     make_wires
+    "${1:-:}"
     SYSTEMD_NSPAWN_API_VFS_WRITABLE=network SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 \
         systemd-nspawn --quiet --boot --directory=$root --network-namespace-path=/run/netns/machine --register=no \
         --keep-unit --capability=CAP_NET_ADMIN --console=read-only </dev/null >$dir/console 2>&1 &
@@ -159,7 +173,7 @@ shut_down() {
     rm $dir/nspawn
 }
 is_gone() { ! kill -0 "$1" 2>/dev/null; }
-reboot_machine() { shut_down && boot; }
+reboot_machine() { shut_down && boot "$@"; } # [COMMAND]
 
 # The machine's first process, as seen here.
 leader() {

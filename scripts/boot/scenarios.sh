@@ -8,6 +8,7 @@ all_scenarios=(
     permissions
     typo_at_boot
     first_boot_with_a_typo
+    slow_boot_with_links_up
     restart_with_a_broken_configuration
     networkd_reconfigure
     flushed_rules
@@ -94,7 +95,7 @@ scenario_install_and_boot() {
     serves
     expect_line '^running$' machine systemctl is-system-running
     expect "the units are not what systemd understands" machine systemd-analyze verify /etc/systemd/system/egret.service \
-        /etc/systemd/system/egret-steering.service
+        /etc/systemd/system/egret-steering.service /etc/systemd/system/egret-guard.service
     expect_line '^→ Overall exposure level for egret.service: [0-3]\.' machine systemd-analyze security egret.service --no-pager
     expect "there is no manual page" machine test -s /usr/share/man/man1/egret-reload.1
     nothing_leaked
@@ -180,6 +181,30 @@ scenario_first_boot_with_a_typo() {
     serve_again
     expect "forwarding is still off" is_forwarded -4
     serves
+    nothing_leaked
+}
+
+# Forwarding is switched on by systemd-sysctl, and steering waits for nftables.service.
+scenario_slow_boot_with_links_up() {
+    forwarding_at_boot
+    machine systemctl enable nftables 2>/dev/null
+    mkdir -p "$root"/etc/systemd/system/nftables.service.d
+    printf '[Service]\nExecStartPre=/bin/sleep 3\n' >"$root"/etc/systemd/system/nftables.service.d/slow.conf
+    start_storm
+    reboot_machine bring_up_links
+    stop_storm
+    nothing_leaked
+    expect "forwarding is not on, so this shows nothing" is_forwarded -4
+    expect_line '^enabled$' machine systemctl is-enabled egret-guard
+    wait_for 10 "service after a slow boot" is_served -4
+    serves
+    # The guard does nothing beside rules that are in place.
+    expect "the guard cannot be started again" machine systemctl restart egret-guard
+    expect "the guard blocks a machine that is steered" is_forwarded -4
+    rm -r "$root"/etc/systemd/system/nftables.service.d
+    machine systemctl disable --now nftables 2>/dev/null
+    machine systemctl restart egret-steering
+    wait_for 10 "service" is_served -4
     nothing_leaked
 }
 

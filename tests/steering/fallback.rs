@@ -120,11 +120,20 @@ fn mistyped_guard_interface_guards_all() {
     with_stand_in(
         r#"
         export GUARD_INTERFACES
-        for GUARD_INTERFACES in 'c0 averyveryverylong' 'c0,c1' 'c*' ' '; do
+        for GUARD_INTERFACES in 'c0 averyveryverylong' 'c0,c1' 'c*' ' ' 'c0 c11'; do
             boot 2>/dev/null; rc=2; : >$dir/said; is_closed "$GUARD_INTERFACES"
         done
         GUARD_INTERFACES='c0 c1'; boot
-        ip rule show | grep -q 'from all iif c1 blackhole proto 231'
-        if ip rule show | grep 'not from all iif lo blackhole'; then exit 1; fi"#,
+        only_c1() {
+            for family in -4 -6; do
+                ip $family rule show | grep -q 'from all iif c1 blackhole proto 231'
+                if ip $family rule show | grep 'not from all iif lo blackhole'; then told only c1; fi
+            done
+        }
+        only_c1
+        # One that is late: all are guarded until it is there.
+        ip link set c1 down; ip link set c1 name c7; boot 2>$dir/said; rc=2; is_closed late
+        grep -q 'there is no interface c1. Forwarding is blocked on all' $dir/said || told late
+        ip link set c7 name c1; "$steer" guard; only_c1"#,
     );
 }
