@@ -75,9 +75,9 @@ fn all_files_are_installed() {
 const MADE_LATER: [(&str, &str); 12] = [
     ("/run/egret/", "RuntimeDirectory=egret"),
     ("/run/egret-steering/", "/run/egret-steering/state"),
-    ("/var/lib/egret/", "StateDirectory=egret"),
+    ("/var/lib/egret/", "-g egret /var/lib/egret "),
     ("/var/lib/egret-steering/", "--keep /var/lib/egret-steering"),
-    ("/var/log/egret/", "LogsDirectory=egret"),
+    ("/var/log/egret/", " /var/log/egret\n"),
     ("/etc/default/egret-steering", "EnvironmentFile=-/etc/default/egret-steering"),
     // Operators make these as the page says.
     ("/etc/egret/candidate.toml", ""),
@@ -253,8 +253,10 @@ fn another_prefix_is_written_into_the_units() {
     let output = run(root.path(), &["--binary", env!("CARGO_BIN_EXE_egret"), "--prefix", "/opt/egret"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let unit = |name| fs::read_to_string(root.path().join("etc/systemd/system").join(name)).unwrap();
+    let gateway = unit("egret.service");
     assert!(
-        unit("egret.service").contains("ExecStart=/opt/egret/bin/egret run --config /etc/egret/egret.toml\n")
+        gateway.contains("ExecStart=/opt/egret/bin/egret run --config /etc/egret/egret.toml "),
+        "{gateway}"
     );
     let steering = unit("egret-steering.service");
     assert!(steering.contains("ExecStart=/opt/egret/lib/egret/steer.sh up"), "{steering}");

@@ -10,6 +10,7 @@ all_scenarios=(
     first_boot_with_a_typo
     slow_boot_with_links_up
     restart_with_a_broken_configuration
+    folders_that_cannot_be_made
     networkd_reconfigure
     flushed_rules
     killed_gateway
@@ -233,6 +234,29 @@ scenario_restart_with_a_broken_configuration() {
     expect "systemctl restart failed" machine systemctl restart egret
     expect_line '^nginx was asked for more.example.org' ask -4 http://more.example.org/
     serve_again
+}
+
+scenario_folders_that_cannot_be_made() {
+    local folder folders='/var/lib/egret /var/lib/egret-steering /var/log/egret'
+    machine sh -c "systemctl stop egret; for folder in $folders; do rm -r \$folder; echo >\$folder; done"
+    for folder in files read-only; do
+        say "- $folder"
+        expect "steering does not start" machine systemctl restart egret-steering
+        expect "the gateway does not start" machine systemctl restart egret
+        wait_for 10 "service" is_served -4
+        serves
+        machine systemctl stop egret
+        machine sh -c "rm -f $folders"
+        [[ $folder == read-only ]] || machine sh -c 'mount -t tmpfs -o ro tmpfs /var/lib; mount -t tmpfs -o ro tmpfs /var/log'
+    done
+    machine umount /var/lib /var/log
+    expect "steering does not start" machine systemctl restart egret-steering
+    expect "the gateway does not start" machine systemctl restart egret
+    serves
+    for folder in /var/lib/egret /var/log/egret; do expect_line '^egret egret 750$' machine stat -c '%U %G %a' $folder; done
+    expect_line '^root root 700$' machine stat -c '%U %G %a' /var/lib/egret-steering
+    expect "no configuration is kept" machine sh -c 'ls /var/lib/egret/* >/dev/null'
+    nothing_leaked
 }
 
 rules_are_there() {

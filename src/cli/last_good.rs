@@ -13,7 +13,7 @@ use nix::unistd::{AccessFlags, access};
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
-/// `StateDirectory` of the service.
+/// `--state` of the service.
 const STATE: &str = "/var/lib/egret";
 
 /// A configuration to answer by.
