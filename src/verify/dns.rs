@@ -83,13 +83,8 @@ impl DnsServers {
 
     async fn query_by(
         &self,
-<<<<<<< HEAD
         resolver: &ServerResolver,
-        name: &str,
-=======
-        resolver: &TokioResolver,
         name: &Name,
->>>>>>> 85b3656 (Look names up by their labels, byte for byte)
         family: Family,
         kind: RecordType,
     ) -> Option<NameAnswer> {
