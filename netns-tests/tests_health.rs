@@ -1,7 +1,7 @@
 //! A broken gateway is not reported alive; one with a broken configuration uses its last good one.
 
 use crate::clients::connect_from;
-use crate::config::Config;
+use crate::config::{Config, NO_SOCKET};
 use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
@@ -68,7 +68,7 @@ fn stalled_worker_fails_liveness() {
 /// that is closed.
 fn flood_of_metrics_listener_keeps_readiness() {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
+    let gateway = lab.start_gateway(&Config { gateway: NO_SOCKET.into(), ..Config::default() });
     let to = SocketAddr::from(([127, 0, 0, 1], 9915));
     let descriptors = || fs::read_dir(gateway.proc("fd")).unwrap().count();
     let before = descriptors();
@@ -155,7 +155,7 @@ fn reload_cannot_mend_failed_start() {
 
 fn broken_config_keeps_last_good(family: Family) {
     let lab = Lab::new();
-    let mut gateway = lab.start_gateway(&Config::default());
+    let mut gateway = lab.start_gateway(&Config { gateway: NO_SOCKET.into(), ..Config::default() });
     let server = lab.listen(Host::Raw, family, 7000);
     let good = fs::read_to_string(gateway.config()).unwrap();
     for (what, broken) in [

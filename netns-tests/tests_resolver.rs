@@ -1,6 +1,6 @@
 //! The resolver with real DNS: answers that rotate, fail, are late, long, or differ.
 
-use crate::config::Config;
+use crate::config::{Config, NO_SOCKET};
 use crate::dns::Dns;
 use crate::gateway::{Files, Gateway, Rules, unprivileged, with_resolv_conf};
 use crate::hello::Hello;
@@ -33,7 +33,7 @@ fn system_servers_may_come_late() {
     let _dns = Dns::start(&lab, Host::Web, &[(NAME, server.address().ip())]);
     let folder = TempDir::with_prefix("egret-resolv-").unwrap();
     let resolv_conf = folder.path().join("resolv.conf");
-    let config = with_rules(&rule("verify"), "servers = \"system\"");
+    let config = Config { gateway: NO_SOCKET.into(), ..with_rules(&rule("verify"), "servers = \"system\"") };
     for (before, why) in [("", "it has no `nameserver` line"), ("nameserver 127.1\n", "is no address")] {
         fs::write(&resolv_conf, before).unwrap();
         let files = Files::new(&config);

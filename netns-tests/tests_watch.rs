@@ -1,6 +1,6 @@
 //! The gateway watches its steering: it reports losses, requests repair, and detects changes at once.
 
-use crate::config::Config;
+use crate::config::{Config, NO_SOCKET};
 use crate::flows::Flow;
 use crate::gateway::{Files, Gateway, Rules};
 use crate::healer::{Healer, Ward, asks_for_repair, request};
@@ -27,7 +27,7 @@ crate::trials! {
 }
 
 pub fn config(lab: &Lab) -> Config {
-    Config { steering: asks_for_repair(lab), ..Config::default() }
+    Config { steering: asks_for_repair(lab), gateway: NO_SOCKET.into(), ..Config::default() }
 }
 
 /// Waits until `/readyz` is not ready, and returns its text.
