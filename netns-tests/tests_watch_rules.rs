@@ -144,7 +144,7 @@ fn interfaces_nothing_comes_in_by_are_told() {
     }
 }
 
-/// Rules that were made from the broken files, where nothing kept the last good ones.
+/// Rules that were made from the broken files at a boot, where nothing kept the last good ones.
 fn rules_of_mistyped_interface_are_told() {
     for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
         let lab = Lab::new();
@@ -162,6 +162,10 @@ fn rules_of_mistyped_interface_are_told() {
         assert_eq!(gateway.egret(&["reload"]).status.code(), Some(1));
         let status = text(&lab.steer("status", &path, rules));
         assert!(status.contains("c00") && !status.contains("restart egret-steering"), "{status}");
+        let up = lab.steer("up", &path, rules);
+        assert!(!up.status.success() && text(&up).contains("no interface c00"), "{}", text(&up));
+        Flow::open(&lab, Tenant::Alpha, &Server::raw(&lab, Family::V4, 7001)).assert_alive();
+        lab.must_steer("down", &path, rules);
         lab.must_steer("up", &path, rules);
         let told = [
             "for interface c00",

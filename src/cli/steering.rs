@@ -20,7 +20,7 @@ pub(super) fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
-    if let Some(refused @ RefusedInterfaces::LeftOut { .. }) = refused_interfaces(params) {
+    if let Some(refused) = refused_interfaces(params) {
         journal::error(&format!("egret: refused: {refused}"));
         return ExitCode::from(2);
     }
