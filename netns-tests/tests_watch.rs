@@ -22,6 +22,7 @@ crate::trials! {
         missing_helper_is_not_asked,
         exemptions_are_not_reported_lost,
         rules_added_before_the_start_are_told,
+        rules_replaced_with_more_are_noted,
         removed_exemption_leaves_the_gateway_ready,
         disabled_watch_reports_nothing
 }
@@ -291,6 +292,27 @@ fn rules_added_before_the_start_are_told() {
         let said = complaint(&Gateway::start_unready(&lab, files));
         assert!(said.contains(ADDED), "{damage}: {said}");
     }
+}
+
+/// As by a repair with other files, or one that somebody adds to before the gateway looks.
+fn rules_replaced_with_more_are_noted() {
+    let lab = Lab::new();
+    let gateway = lab.start_steered_gateway(&config(&lab), Rules::Nftables);
+    wait_until_well(&gateway);
+    lab.gateway.shell(
+        "rules=$(nft -s list table inet egret)
+         printf '%s\n' 'delete table inet egret' \"$rules\" 'insert rule inet egret steer accept' | nft -f -",
+    );
+    wait_for("the other rules to be noted", || match gateway.get("/readyz").unwrap() {
+        (200, said)
+            if said.contains("chain steer has 12 rules instead of 11, which were put in place together") =>
+        {
+            Ok(())
+        }
+        other => Err(format!("{other:?}")),
+    });
+    lab.must_steer("up", &gateway.config(), Rules::Nftables);
+    wait_until("the note to go", || gateway.get("/readyz").unwrap() == (200, "ready\n".to_owned()));
 }
 
 fn removed_exemption_leaves_the_gateway_ready() {

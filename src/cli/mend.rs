@@ -71,7 +71,8 @@ impl From<Remedy> for Mend {
             | Remedy::ClearPlace
             | Remedy::MoveRule
             | Remedy::Interfaces
-            | Remedy::CorrectFiles => remedy.as_str().into(),
+            | Remedy::CorrectFiles
+            | Remedy::Reload => remedy.as_str().into(),
         }
     }
 }
@@ -144,6 +145,7 @@ pub(super) mod tests {
             Remedy::RestartBoth,
             Remedy::Interfaces,
             Remedy::CorrectFiles,
+            Remedy::Reload,
             Remedy::Renew,
             Remedy::MoveRule,
             Remedy::SourceValidation,

@@ -285,18 +285,23 @@ impl SteeringMonitor {
             // More rules than expected that came as a whole are those of other files, which intercept. In legacy iptables
             // that cannot be told.
             let is_new = if replaced_whole { joined || seen.is_empty() } else { *seen != rules };
-            let surplus = surplus.filter(|_| is_new);
+            let added = surplus.as_ref().filter(|_| is_new);
             look.rules.extend(&rules);
             if let Some((what, remedy)) = wrong {
                 look.lost.push(Lost { part: Part::PacketRules, what, remedy });
             } else if fell_apart {
                 let what = format!("{}: some of Egret's rules were removed or replaced", key.called());
                 look.lost.push(Lost { part: Part::PacketRules, what, remedy: Remedy::Renew });
-            } else if let Some(what) = &surplus {
-                look.lost.push(Lost { part: Part::PacketRules, what: what.clone(), remedy: Remedy::Renew });
+            } else if let Some(surplus) = added {
+                let what = format!("{surplus}: others were added that are no exemptions");
+                look.lost.push(Lost { part: Part::PacketRules, what, remedy: Remedy::Renew });
+            } else if let Some(surplus) = &surplus {
+                let what =
+                    format!("{surplus}, which were put in place together: from files that are not in force");
+                look.latent.push(Lost { part: Part::PacketRules, what, remedy: Remedy::Reload });
             }
             // Rules that joined may go as they came.
-            let is_whole = !fell_apart && surplus.is_none();
+            let is_whole = !fell_apart && added.is_none();
             if is_whole && !(replaced_whole && joined) {
                 *seen = rules;
             }

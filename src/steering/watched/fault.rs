@@ -71,6 +71,8 @@ pub enum Remedy {
     SourceValidation,
     /// Turn IPv6 on for the loopback interface.
     Loopback,
+    /// Put the files in force that steering was made from, or steering in place anew.
+    Reload,
 }
 
 impl Remedy {
@@ -84,7 +86,8 @@ impl Remedy {
             | Self::Interfaces
             | Self::MoveRule
             | Self::SourceValidation
-            | Self::Loopback => false,
+            | Self::Loopback
+            | Self::Reload => false,
         }
     }
 
@@ -114,6 +117,9 @@ impl Remedy {
             }
             Self::Loopback => {
                 "`sysctl -w net.ipv6.conf.lo.disable_ipv6=0`, then `systemctl restart egret-steering`"
+            }
+            Self::Reload => {
+                "`egret reload`, or if the files are in force, `systemctl restart egret-steering`"
             }
             Self::Interfaces => "correct [steering] interfaces, then `egret reload`",
             Self::CorrectFiles => {

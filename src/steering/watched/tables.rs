@@ -138,8 +138,7 @@ impl PlannedTable {
             if own.len() > *wanted {
                 let called = key.called();
                 surplus.get_or_insert_with(|| {
-                    format!("{called}: chain {name} has {} rules instead of {wanted}: others were added that are no \
-                             exemptions", own.len())
+                    format!("{called}: chain {name} has {} rules instead of {wanted}", own.len())
                 });
             }
             if *hooked && chain.hook.is_none() {
