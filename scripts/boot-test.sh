@@ -13,13 +13,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 usage() {
     cat <<'USAGE'
 usage: scripts/boot-test.sh [SCENARIO...]
+       scripts/boot-test.sh --download
 
 Runs the named scenarios after the first one, which installs and boots; all of them unless given (scripts/boot/scenarios.sh).
+With --download it only downloads the Debian that is booted, if it is not there yet.
 Needs root, Linux, and some 600 MB below target/. The variable EGRET may name the binary to install; otherwise cargo builds
 it. EGRET_BOOT_SUITE=trixie boots Debian 13's userland instead of Debian 12's. EGRET_BOOT_KEEP=1 opens a shell at the end.
 USAGE
 }
-case ${1:-} in -h | --help) usage; exit 0 ;; -*) usage >&2; exit 2 ;; esac
+case ${1:-} in -h | --help) usage; exit 0 ;; --download) ;; -*) usage >&2; exit 2 ;; esac
 
 [[ $EUID -eq 0 ]] || fail "booting a machine takes root: sudo $0"
 suite=${EGRET_BOOT_SUITE:-bookworm}
@@ -31,8 +33,6 @@ install_missing debootstrap:debootstrap systemd-nspawn:systemd-container curl:cu
 # --kill-child: when unshare ends, the first process inside ends, and with that one, all others there.
 enter=(unshare --net --mount --pid --fork --kill-child)
 if ! refused=$("${enter[@]}" true 2>&1); then fail "namespaces are refused here, even to root ($refused)"; fi
-
-find_egret "Building Egret" --quiet
 
 # The Debian that is booted: made once, and never written to afterwards.
 wanted=systemd,systemd-sysv,dbus,iproute2,iptables,nftables,logrotate,curl,jq,man-db,procps
@@ -48,5 +48,7 @@ if [[ $(cat "$base.complete" 2>/dev/null) != "$wanted" ]]; then
     echo "$wanted" >"$base.complete"
 fi
 base=$(realpath "$base")
+[[ ${1:-} != --download ]] || exit 0
 
+find_egret "Building Egret" --quiet
 run_inside "${enter[@]}" "$here/boot/inside.sh" "$base" "$egret" "$@"

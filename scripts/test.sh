@@ -31,10 +31,13 @@ docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo do
 # Unit, property, doc, generated-documents and network-namespace tests.
 test() { cargo test --locked; }
 # Installs and boots Egret in a Debian of its own; see scripts/boot/scenarios.sh.
-boot() { scripts/boot-test.sh; }
+boot() {
+    end download
+    scripts/boot-test.sh
+}
 # Every benchmark once, so that none rots; nothing is measured.
 bench() { cargo test --locked --bench flows --bench gateway --bench inspect --bench ledger --bench policy --bench telemetry; }
-fuzz() { scripts/fuzz.sh "$fuzz_seconds"; }
+fuzz() { if [[ -n ${beside[fuzz]:-} ]]; then end fuzz; else scripts/fuzz.sh "$fuzz_seconds"; fi; }
 scripts() {
     shellcheck -x scripts/*.sh scripts/boot/*.sh scripts/demo/*.sh .ci/run
     scripts/house.py >/dev/null
@@ -45,31 +48,38 @@ alerts() {
     promtool test rules deploy/prometheus/egret-rules.test.yml
     cargo test --locked --test integration alerts -- --ignored
 }
-# Fuzzes with what processor time the boot test leaves, and prints what it did once that is over.
-beside=
-begin_fuzz() {
-    fuzz_log=$(mktemp)
-    setsid nice -n 19 scripts/fuzz.sh "$fuzz_seconds" >"$fuzz_log" 2>&1 &
-    beside=$!
-    trap 'kill -- "-$beside" 2>/dev/null || :' EXIT
+# Work that goes on beside other steps, by name.
+declare -A beside=() logs=()
+begin() { # NAME COMMAND...
+    logs[$1]=$(mktemp)
+    setsid "${@:2}" >"${logs[$1]}" 2>&1 &
+    beside[$1]=$!
 }
-end_fuzz() {
+# Waits for it, prints what it did, and returns its exit code.
+end() { # NAME
     local code=0
-    wait "$beside" || code=$?
-    trap - EXIT
-    beside=
-    cat "$fuzz_log"
-    rm -f "$fuzz_log"
+    wait "${beside[$1]}" || code=$?
+    unset "beside[$1]"
+    cat "${logs[$1]}"
     return "$code"
 }
+stop_all() {
+    local group
+    for group in "${beside[@]}"; do kill -- "-$group" 2>/dev/null || :; done
+    rm -f "${logs[@]}"
+}
+trap stop_all EXIT
+
 steps=("$@")
 ((${#steps[@]})) || steps=(format lint scripts docs test alerts bench boot fuzz)
+# What is booted is downloaded while others compile.
+case " ${steps[*]} " in *" boot "*) begin download scripts/boot-test.sh --download ;; esac
 for i in "${!steps[@]}"; do
     step=${steps[i]}
     printf '\n== %s\n' "$step"
     start=$SECONDS
-    if [[ $step == boot && ${steps[i + 1]:-} == fuzz ]]; then begin_fuzz; fi
-    if [[ $step == fuzz && -n $beside ]]; then end_fuzz; else "$step"; fi
+    if [[ $step == boot && ${steps[i + 1]:-} == fuzz ]]; then begin fuzz nice -n 19 scripts/fuzz.sh "$fuzz_seconds"; fi
+    "$step"
     printf '== %s: ok, %d s\n' "$step" $((SECONDS - start))
 done
 printf '\nAll checks passed in %d s: %s\n' "$SECONDS" "${steps[*]}"
