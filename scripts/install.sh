@@ -231,7 +231,7 @@ uninstall_all() {
     done
     rm -f "$root$man"/egret.1 "$root$man"/egret-*.1
     rm -rf "$root/var/lib/egret-steering" "$root$doc"
-    rm -f "$root/run/egret-steering.lock"
+    rm -f "$root/run/egret-steering.lock" "$root/run/egret-steering.down"
     rmdir "$root$lib" "$root$(dirname "$debug")" 2>/dev/null || :
     if has_systemd; then systemctl daemon-reload; fi
     if [ -z "$purge" ]; then

@@ -5,11 +5,12 @@ set -eu
 
 usage() {
     cat <<'USAGE'
-usage: steer.sh up|guard|down|status [--config FILE] [--egret PATH] [--format iptables|nftables] [--keep FOLDER]
+usage: steer.sh up|guard|down|heal|status [--config FILE] [--egret PATH] [--format iptables|nftables] [--keep FOLDER]
 
   up       put everything in place; run it again after a change of the configuration
   guard    block forwarding until `up` has succeeded; no effect if it has since the boot. Needs no configuration
   down     remove everything and restore the settings from before; needs no configuration
+  heal     restart egret-steering.service, unless steering was taken down by `down`; egret-steering-heal.service runs it
   status   exit 0 if everything is in place, else 1
 
   --config FILE   default: $EGRET_CONFIG, else /etc/egret/egret.toml
@@ -48,7 +49,7 @@ wrong= # the first mistake in the arguments
 mistake() { wrong=${wrong:-$*}; }
 while [ $# -gt 0 ]; do
     case $1 in
-        up | guard | down | status) if [ -z "$command" ]; then command=$1; else mistake "$command and $1 exclude each other"; fi ;;
+        up | guard | down | heal | status) if [ -z "$command" ]; then command=$1; else mistake "$command and $1 exclude each other"; fi ;;
         --config | --egret | --format | --keep)
             if [ $# -lt 2 ]; then mistake "$1 needs a value"; break; fi
             case $1 in --config) config=$2 ;; --egret) egret=$2 ;; --keep) kept=$2/steering.sh ;; *) format=$2 ;; esac
@@ -87,6 +88,11 @@ state=${EGRET_STEERING_STATE:-/run/egret-steering/state}
 marker=${state%/*}/up
 # Exists while the last good rules are in force, and holds the reason.
 fallback=${state%/*}/fallback
+# Exists from before the first step of `down` until the next `up` that is not the gateway's repair. Beside the folder, which
+# `down` removes.
+taken_down=${state%/*}.down
+# Exists from a repair's first look at that until its `up` starts.
+repair=${state%/*}.repair
 
 # --- the guard: blocks forwarding until there are rules
 # By policy routing and not packet rules: `nft flush ruleset` does not remove it, it needs no packet filter, and it works for
@@ -301,19 +307,54 @@ alone() {
     mkdir -p "${state%/*}"
 }
 
-case $command in
-    up) alone; up ;;
-    guard) guard ;;
-    down)
-        alone
-        find_egret || fail "$why"
-        script=$("$egret" steering print --down)
-        [ "$(printf '%s\n' "$script" | tail -n 1)" = "$end" ] || fail "$egret printed no whole script: nothing was removed"
-        printf '%s\n' "$script" | sh -s
+# The gateway misses what `down` removes within milliseconds, and asks for it: `down` is not to be undone, whichever of the two
+# waits for the other. The `up` of a repair looks again, since it may have waited.
+heal() {
+    umask 077
+    : >"$repair"
+    if [ -e "$taken_down" ]; then
+        rm -f "$repair"
+        left_down
+        return 0
+    fi
+    code=0
+    systemctl restart egret-steering.service || code=$?
+    rm -f "$repair"
+    return $code
+}
+left_down() { printf 'steer.sh: steering was taken down with steer.sh down; not restoring it\n' | tell 4; }
+start() {
+    if rm "$repair" 2>/dev/null; then healing=yes; else healing=; fi
+    alone
+    if [ -n "$healing" ] && [ -e "$taken_down" ]; then
+        left_down
         lift_guard
-        rm -f "$marker" "$fallback" "${state%/*}"/new.*
-        rmdir "${state%/*}" 2>/dev/null || :
-        ;;
+        return 0
+    fi
+    rm -f "$taken_down"
+    up
+}
+down() {
+    alone
+    find_egret || fail "$why"
+    script=$("$egret" steering print --down)
+    [ "$(printf '%s\n' "$script" | tail -n 1)" = "$end" ] || fail "$egret printed no whole script: nothing was removed"
+    # What is removed in part is to be repaired.
+    trap 'rm -f "$taken_down"' EXIT
+    trap 'exit 143' INT TERM HUP
+    : >"$taken_down"
+    printf '%s\n' "$script" | sh -s
+    lift_guard
+    trap - EXIT
+    rm -f "$marker" "$fallback" "${state%/*}"/new.*
+    rmdir "${state%/*}" 2>/dev/null || :
+}
+
+case $command in
+    up) start ;;
+    guard) guard ;;
+    down) down ;;
+    heal) heal ;;
     status)
         find_egret || fail "$why"
         set -- steering status --config "$config"

@@ -264,29 +264,6 @@ fn another_prefix_is_written_into_the_units() {
     assert!(!steering.contains("/usr/"), "{steering}");
 }
 
-/// `up` records changed settings only where it changed some, and leaves the mark `up` each time.
-#[test]
-fn repair_does_nothing_only_after_down() {
-    let unit = include_str!("../deploy/egret-steering-heal.service").replace("\\\n", "");
-    let command =
-        unit.split("ExecStart=/bin/sh -c '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
-    let root = tempfile::tempdir().unwrap();
-    let run = root.path().join("run");
-    let command = command.replace("/run/egret-steering", run.to_str().unwrap());
-    let systemctl = root.path().join("systemctl");
-    fs::write(&systemctl, "#!/bin/sh\ncase $1 in restart) echo \"$@\" ;; esac\n").unwrap();
-    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:/usr/bin:/bin", root.path().display());
-    let said = || {
-        let output = Command::new("sh").args(["-c", &command]).env("PATH", &path).output().unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    };
-    assert!(said().contains("taken down"), "{}", said());
-    fs::create_dir(&run).unwrap();
-    fs::write(run.join("up"), "").unwrap();
-    assert_eq!(said(), "restart egret-steering.service\n");
-}
-
 #[test]
 fn invalid_options_install_nothing() {
     let root = tempfile::tempdir().unwrap();

@@ -137,3 +137,35 @@ fn mistyped_guard_interface_guards_all() {
         ip link set c7 name c1; "$steer" guard; only_c1"#,
     );
 }
+
+#[test]
+fn repair_undoes_no_down() {
+    with_stand_in(
+        r#"
+        mkdir $dir/bin; mkfifo $dir/go
+        cat >$dir/bin/systemctl <<'END'
+#!/bin/sh
+echo "$*" >$dir/asked; read -r _ <$dir/go; "$steer" guard; exec "$steer" up --config /good.toml
+END
+        chmod 755 $dir/bin/systemctl; export steer PATH=$dir/bin:$PATH
+        asked() { while [ ! -s $dir/asked ]; do sleep 0.01; done; rm $dir/asked; }
+        snapshot >$dir/before
+        steer up --config /good.toml; [ $rc = 0 ] || told good
+        snapshot >$dir/up
+        # The gateway asks, and the repair looks, before `down` comes.
+        "$steer" heal & asked
+        "$steer" down; snapshot | diff $dir/before -
+        echo >$dir/go; wait $!; snapshot | diff $dir/before -
+        # It asks afterwards.
+        "$steer" heal; [ ! -e $dir/asked ]; snapshot | diff $dir/before -
+        # It is steered again, and lost.
+        "$steer" guard; "$steer" up --config /good.toml; snapshot | diff $dir/up -
+        iptables -t mangle -F
+        "$steer" heal & asked; echo >$dir/go; wait $!; snapshot | diff $dir/up -
+        # A `down` that fails is none.
+        printf '%s\n' '#!/bin/sh' 'exit 1' >$dir/bin/iptables-restore; chmod 755 $dir/bin/iptables-restore
+        if "$steer" down; then told down; fi
+        rm $dir/bin/iptables-restore
+        "$steer" heal & asked; echo >$dir/go; wait $!; snapshot | diff $dir/up -"#,
+    );
+}
