@@ -6,8 +6,10 @@ use crate::gateway::{Gateway, Rules};
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::nginx::Nginx;
+use crate::rollout::Rollout;
 use crate::servers::Server;
 use crate::wait::{PATIENCE, wait_for, wait_until};
+use serde_json::Value;
 use std::fs;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -97,6 +99,14 @@ fn connects(lab: &Lab, to: SocketAddr) -> Result<(), ErrorKind> {
     lab.try_connect(Tenant::Alpha, to, PATIENCE).map(drop).map_err(|error| error.kind())
 }
 
+/// The answer of `egret explain --live` for Alpha's client.
+fn explained(gateway: &Gateway, to: SocketAddr) -> Value {
+    let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+    let (from, to) = (Tenant::Alpha.client(family).to_string(), to.to_string());
+    let output = gateway.egret(&["explain", "--live", "--json", "--from", &from, "--to", &to]);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
+}
+
 fn wait_until_refused(lab: &Lab, to: SocketAddr) {
     wait_for("the connection to be refused", || match connects(lab, to) {
         Err(ErrorKind::ConnectionRefused) => Ok(()),
@@ -167,7 +177,7 @@ fn withdrawn_addresses_refuse_only_their_family(family: Family) {
 /// There is no default route, but one to the server's own network.
 fn partial_route_is_not_refused(family: Family) {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config::default());
+    let gateway = lab.start_gateway(&Rollout::config(&lab, ""));
     let server = Server::raw(&lab, family, 7000);
     let (version, far) = match family {
         Family::V4 => ("-4", "192.0.2.9:443"),
@@ -177,6 +187,11 @@ fn partial_route_is_not_refused(family: Family) {
     wait_until_refused(&lab, far.parse().unwrap());
     Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
     gateway.expect_logged("route out");
+    wait_until("the refusal to be explained", || {
+        explained(&gateway, far.parse().unwrap())["refused_family"] == "no_route"
+    });
+    let near = explained(&gateway, server.address());
+    assert_eq!((&near["refused_family"], &near["allowed"]), (&Value::Null, &true.into()), "{near:#}");
 }
 
 /// The pool's addresses go by a routing table, or a rule, that has no way out, and all others by the default route.
@@ -186,7 +201,7 @@ fn pool_without_route_is_refused(family: Family) {
         Family::V4 => ("-4", "203.0.113.16/30"),
         Family::V6 => ("-6", "2001:db8:100::/120"),
     };
-    let gateway = lab.start_gateway(&Config::default());
+    let gateway = lab.start_gateway(&Rollout::config(&lab, ""));
     let server = Server::raw(&lab, family, 7000);
     // A port without a server: trials here leave no connection that a flow's test could meet.
     let elsewhere = Host::Raw.at(family, 7001);
@@ -202,6 +217,12 @@ fn pool_without_route_is_refused(family: Family) {
         });
         let said = text(&gateway.egret(&["doctor", "--no-packets"]));
         assert!(said.contains("a rule keeps pool alpha from the"), "{said}");
+        wait_until("the refusal to be explained", || {
+            let told = explained(&gateway, elsewhere);
+            told["refused_family"] == "pool_ruled_out"
+                && told["allowed"] == false
+                && told["outcome"].is_null()
+        });
         lab.gateway.shell(&format!("ip {version} rule del pref 32000"));
         wait_until("connections to be accepted again", || connects(&lab, elsewhere).is_ok());
     }

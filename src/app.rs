@@ -151,7 +151,8 @@ impl App {
         }
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
-            let control = ControlPlane { handles, reloads, auditor, main: startup.path.clone() }.control();
+            let (network, main) = (network.last(), startup.path.clone());
+            let control = ControlPlane { handles, network, reloads, auditor, main }.control();
             tokio::spawn(serve_control(socket, control));
         }
         let (stage, _) = watch::channel(ShutdownPhase::Running);

@@ -180,6 +180,10 @@ pub struct ExplainReport {
     /// `multicast`; `null` if they go by the port.
     #[serde(default)]
     pub never_steered: Option<NeverSteered>,
+    /// The reason why the running gateway refuses the client's address family before the handshake: `no_route`, `pool_ruled_out` or
+    /// `no_address`; `null` if it does not.
+    #[serde(default)]
+    pub refused_family: Option<FamilyRefusal>,
     /// True if the protocol is neither TLS nor HTTP.
     pub other_protocol: bool,
     /// True if the flow is inspected before the decision.
@@ -222,6 +226,39 @@ impl ExplainReport {
     /// True if the flow would be allowed, and not by monitor mode alone.
     pub fn is_let_out(&self) -> bool {
         self.allowed && self.would_deny.is_none()
+    }
+}
+
+/// The reason why connections of an address family are refused before the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FamilyRefusal {
+    /// The machine has no default route of the family, and none to the destination.
+    NoRoute,
+    /// Rules of policy routing keep the pool's addresses from every route of the family.
+    PoolRuledOut,
+    /// No address of the family hands out ports, or the gateway does not listen for it.
+    NoAddress,
+}
+
+impl FamilyRefusal {
+    /// A sentence on cause, effect and remedy, without full stop; `family` is `IPv4` or `IPv6`.
+    pub fn text(self, family: &str) -> String {
+        let effect = format!(
+            "{family} connections are refused at once, so that clients fall back to the other family"
+        );
+        match self {
+            Self::NoRoute => format!(
+                "there is no {family} default route out of this machine: {effect}; add a default route"
+            ),
+            Self::PoolRuledOut => format!(
+                "a rule of `ip rule` keeps the pool's addresses from the {family} default route: {effect}; delete the rule, or give \
+                 the table that it names a default route"
+            ),
+            Self::NoAddress => format!(
+                "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {effect}"
+            ),
+        }
     }
 }
 

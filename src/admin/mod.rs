@@ -29,7 +29,8 @@ pub use control::{
 };
 pub use explain::{
     CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary,
-    ExplainedOutcome, ExplainedPool, ExplainedRule, NotATarget, NotAnAddress, PortsInUse, parse_address,
+    ExplainedOutcome, ExplainedPool, ExplainedRule, FamilyRefusal, NotATarget, NotAnAddress, PortsInUse,
+    parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use ports::{

@@ -4,6 +4,7 @@ use super::audit::Auditor;
 use super::candidate::CandidateApi;
 use super::explain::{ExplainInputs, UsageSource};
 use super::handles::ControlHandles;
+use super::network::LastNetworkState;
 use super::reload::ReloadHandle;
 use super::{probe, trace};
 use crate::addr::{DialAddr, Family, SourceAddr};
@@ -24,6 +25,7 @@ use std::sync::Arc;
 /// State behind the handlers.
 pub(crate) struct ControlPlane {
     pub(crate) handles: ControlHandles,
+    pub(crate) network: LastNetworkState,
     pub(crate) reloads: ReloadHandle,
     pub(crate) auditor: Auditor,
     /// The main file in force.
@@ -110,7 +112,7 @@ impl ControlPlane {
             unsteered: &snapshot.unsteered,
             steered: &current.steered,
             help: snapshot.help.as_deref(),
-            state: UsageSource::Live(&snapshot),
+            state: UsageSource::Live(&snapshot, &self.network.load().families),
             lists_rules: true,
         };
         facts.explain(query).map_err(|why| ControlError(why.to_string()))

@@ -1,13 +1,14 @@
 //! Explains the decision on a flow, rule by rule: from a configuration alone, or with the state of the running gateway.
-//! Opens no socket and resolves no name.
+//! Sends nothing and resolves no name; for the running gateway it asks the kernel for routes.
 
 mod checks;
 mod leaving;
 
+use super::network::RefusedFamilies;
 use crate::addr::{ClientAddr, Family, OriginalDestination};
 use crate::admin::{
     CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary,
-    ExplainedOutcome, ExplainedRule,
+    ExplainedOutcome, ExplainedRule, FamilyRefusal,
 };
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};
@@ -114,7 +115,7 @@ pub(crate) enum UsageSource<'a> {
     /// None: pools and limits as configured.
     Files(&'a Pools, &'a BTreeMap<Arc<str>, TenantLimits>),
     /// The running gateway.
-    Live(&'a Snapshot),
+    Live(&'a Snapshot, &'a RefusedFamilies),
 }
 
 /// The queried flow.
@@ -136,7 +137,7 @@ impl ExplainInputs<'_> {
     fn explained(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
         let asked = ExplainedFlow::of(query)?;
         let mut report = blank(query, &asked);
-        report.live = matches!(self.state, UsageSource::Live(_));
+        report.live = matches!(self.state, UsageSource::Live(..));
         let never_to = if report.address_assumed { None } else { self.unsteered.never_to(asked.to.ip()) };
         report.never_steered = never_to.or_else(|| self.unsteered.never_from(asked.client.ip()));
         report.steered = report.never_steered.is_none() && self.steered.contain(asked.to.port());
@@ -147,21 +148,23 @@ impl ExplainInputs<'_> {
         report.tenant = Some(tenant.name.to_string());
         report.max_flows = match self.state {
             UsageSource::Files(_, limits) => limits.get(&tenant.name).and_then(|limits| limits.flows),
-            UsageSource::Live(snapshot) => snapshot.tenants[tenant.index].most_flows,
+            UsageSource::Live(snapshot, _) => snapshot.tenants[tenant.index].most_flows,
         };
         if !report.steered {
             return Ok(report);
         }
-        let UsageSource::Live(snapshot) = self.state else {
+        let UsageSource::Live(snapshot, families) = self.state else {
             let effective = EffectiveRules { rules: tenant, verification: None };
             self.judge(&mut report, &asked, tenant, Some(effective));
             return Ok(report);
         };
+        let refused = families.refusal(&tenant.pool, asked.to.ip());
         let own = &snapshot.tenants[tenant.index];
         report.flows = Some(own.flows.taken());
         let views = snapshot.views(asked.client);
         let mut in_force = report.clone();
         self.judge(&mut in_force, &asked, tenant, views.in_force);
+        refuse_family(&mut in_force, refused);
         let Some(CandidateView { rules, share: Some(percent), .. }) = views.candidate else {
             return Ok(in_force);
         };
@@ -172,6 +175,7 @@ impl ExplainInputs<'_> {
             in_force: Box::new(in_force),
         });
         self.judge(&mut report, &asked, tenant, rules);
+        refuse_family(&mut report, refused);
         if let Some(outcome) = &mut report.outcome
             && let Some(remedy) = canary_remedy(is_let_out, Outcome::named(&outcome.name))
         {
@@ -229,6 +233,14 @@ impl ExplainInputs<'_> {
     }
 }
 
+/// Replaces the verdict of a flow whose family is refused before the handshake, and so before any rule.
+fn refuse_family(report: &mut ExplainReport, refused: Option<FamilyRefusal>) {
+    report.refused_family = refused;
+    if refused.is_some() {
+        (report.allowed, report.outcome, report.would_deny) = (false, None, None);
+    }
+}
+
 /// Remedy for a denial by a candidate, where it is not the outcome's own. `egret allow` writes into the configuration in force.
 /// `is_let_out`: that one lets the flow out.
 fn canary_remedy(is_let_out: bool, denied: Option<Outcome>) -> Option<&'static str> {
@@ -282,6 +294,7 @@ fn blank(query: &ExplainQuery, asked: &ExplainedFlow) -> ExplainReport {
         port: to.port(),
         ech: query.ech,
         not_hostname: matches!(asked.name, AskedName::Invalid(_)),
+        refused_family: None,
         steered: true,
         never_steered: None,
         other_protocol: query.other_protocol,

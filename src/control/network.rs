@@ -9,6 +9,7 @@ mod source_states;
 mod steering_watch;
 
 pub(crate) use expected::ExpectedNetwork;
+pub(crate) use families::RefusedFamilies;
 pub(crate) use steering_watch::SteeringRenewal;
 
 use super::active_config::ActiveConfig;
@@ -52,6 +53,8 @@ pub(crate) struct NetworkState {
     pub(crate) repairs: u64,
     /// Connections refused at their SYN since the start, IPv4 and IPv6.
     pub(crate) refused: [u64; 2],
+    /// The families that are refused so.
+    pub(crate) families: Arc<RefusedFamilies>,
 }
 
 /// A handle to the thread, which ends when the last handle is dropped.
@@ -238,6 +241,7 @@ impl NetworkWatch {
             notes: self.steering.notes(),
             repairs: self.steering.requests(),
             refused: self.families.counted(),
+            families: self.families.in_force(),
         };
         self.last.store(Arc::new(seen));
     }

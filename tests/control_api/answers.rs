@@ -126,6 +126,7 @@ fn explain(query: ExplainQuery) -> Result<ExplainReport, ControlError> {
         not_hostname: false,
         steered: true,
         never_steered: None,
+        refused_family: None,
         other_protocol: query.other_protocol,
         inspected: false,
         rules: Vec::new(),

@@ -17,7 +17,7 @@ pub(in crate::cli) fn show(report: &ExplainReport) -> String {
     write_rules(&mut text, report);
     write_checks(&mut text, report);
     write_verdict(&mut text, report);
-    if let Some(pool) = &report.pool {
+    if let Some(pool) = report.pool.as_ref().filter(|_| report.refused_family.is_none()) {
         write_pool(&mut text, report, pool);
     }
     if let Some(most) = report.max_flows {
@@ -131,7 +131,10 @@ fn of_certificate(report: &ExplainReport) -> String {
 fn write_verdict(text: &mut String, report: &ExplainReport) {
     let by = if report.live { ", by the gateway that runs" } else { "" };
     let _ = writeln!(text, "verdict  {}{by}", verdict_of(report));
-    if let Some(never) = report.never_steered {
+    if let Some(refused) = report.refused_family {
+        let family = Family::of(report.from);
+        let _ = writeln!(text, "         {}", refused.text(&family.to_string()));
+    } else if let Some(never) = report.never_steered {
         let _ = writeln!(text, "         {}", never.text());
     } else if !report.steered {
         let port = report.port;
@@ -157,6 +160,9 @@ fn write_verdict(text: &mut String, report: &ExplainReport) {
 pub(in crate::cli) fn verdict_of(report: &ExplainReport) -> String {
     if !report.steered {
         return "never reaches Egret".to_owned();
+    }
+    if report.refused_family.is_some() {
+        return "refused before the handshake".to_owned();
     }
     let mut verdict = if report.allowed { "allowed" } else { "denied" }.to_owned();
     if let Some(rule) = &report.rule {

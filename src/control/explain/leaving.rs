@@ -7,6 +7,7 @@ use crate::clock;
 use crate::egress::{PairUse, PoolSpec};
 use crate::outcome::Outcome;
 use crate::policy::{DestinationRule, Permit, TenantRules};
+use crate::sys::routing::{self, RouteDecision};
 use ipnet::IpNet;
 use std::net::IpAddr;
 
@@ -43,8 +44,8 @@ impl ExplainInputs<'_> {
             pool.addresses.iter().filter(|network| is_dialled(network.addr())).collect();
         let source_use = self.source_use(pool, tenant, client, to);
         let has_source = match (&self.state, to) {
-            (UsageSource::Live(_), Some(_)) => source_use.source.is_some(),
-            (UsageSource::Live(_) | UsageSource::Files(..), _) => {
+            (UsageSource::Live(..), Some(_)) => source_use.source.is_some(),
+            (UsageSource::Live(..) | UsageSource::Files(..), _) => {
                 networks.iter().any(|network| pool.drain_leaves(network))
             }
         };
@@ -73,12 +74,20 @@ impl ExplainInputs<'_> {
             Some(Outcome::TenantPortCeiling)
         } else if in_use.is_some_and(|in_use| in_use.free() == 0) {
             Some(Outcome::PortsExhausted)
+        } else if self.has_no_route(to, source) {
+            Some(Outcome::DialFailed)
         } else {
             None
         };
         report.allowed = refusal.is_none();
         report.outcome = refusal.map(|refusal| explained_outcome(refusal, report));
         report.pool = Some(explained);
+    }
+
+    /// True if the running machine refuses to send packets of the flow.
+    fn has_no_route(&self, to: Option<DialAddr>, source: Option<SourceAddr>) -> bool {
+        let (UsageSource::Live(..), Some(to), Some(source)) = (&self.state, to, source) else { return false };
+        matches!(routing::way(to.ip(), Some(source.ip()), None), Ok(RouteDecision::Nowhere))
     }
 
     /// Families of the addresses that the gateway may dial for the flow, in the order in which it prefers them.
@@ -90,7 +99,7 @@ impl ExplainInputs<'_> {
             UsageSource::Files(pools, _) => {
                 pools.pool(&tenant.pool).map_or_else(Vec::new, |pool| pool.families())
             }
-            UsageSource::Live(snapshot) => snapshot.tenants[tenant.index].pool.families(),
+            UsageSource::Live(snapshot, _) => snapshot.tenants[tenant.index].pool.families(),
         }
     }
 
@@ -108,7 +117,7 @@ impl ExplainInputs<'_> {
                 let source = known.and_then(|(pool, to)| pool.preferred(client, Family::of(to.ip())));
                 SourceUse { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }
             }
-            UsageSource::Live(snapshot) => {
+            UsageSource::Live(snapshot, _) => {
                 let tenant = &snapshot.tenants[tenant.index];
                 let next = to.and_then(|to| tenant.pool.next(client, to, clock::now()));
                 SourceUse {

@@ -4,10 +4,11 @@
 //! Only if the other family has a way out. If neither has, connections are accepted and refused with a reason.
 
 use crate::addr::{Family, SourceAddr};
+use crate::admin::FamilyRefusal;
 use crate::control::failure_notice::FailureNotice;
 use crate::egress::{Pool, Pools};
 use crate::sys::refusals::{RefusalScope, Refusals, RefusedClients};
-use crate::sys::routing::{self, IpFamily, WaysOut};
+use crate::sys::routing::{self, IpFamily, RouteDecision, WaysOut};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,44 @@ enum FamilyReachability {
     PoolUnrouted,
     /// No address of the family hands out ports, or the gateway does not listen for the family.
     No,
+}
+
+/// The states of IPv4 and IPv6 of each pool.
+type PoolStates = BTreeMap<Arc<str>, [FamilyReachability; 2]>;
+
+/// The families that the kernel refuses before the handshake.
+#[derive(Debug, Default)]
+pub(crate) struct RefusedFamilies(PoolStates);
+
+impl RefusedFamilies {
+    /// The reason why a connection is refused, by the pool of its client.
+    pub(crate) fn refusal(&self, pool: &str, to: IpAddr) -> Option<FamilyRefusal> {
+        self.refusal_by(pool, to, |to| routing::way(to, None, None).ok())
+    }
+
+    /// `way`: the route of a destination; `None` if it is not known.
+    fn refusal_by(
+        &self,
+        pool: &str,
+        to: IpAddr,
+        way: impl FnOnce(IpAddr) -> Option<RouteDecision>,
+    ) -> Option<FamilyRefusal> {
+        let state = self.0.get(pool)?[usize::from(to.is_ipv6())];
+        let refusal = state.refusal()?;
+        let is_routed = || way(to) != Some(RouteDecision::Nowhere);
+        (state != FamilyReachability::Unrouted || !is_routed()).then_some(refusal)
+    }
+}
+
+impl FamilyReachability {
+    fn refusal(self) -> Option<FamilyRefusal> {
+        match self {
+            Self::Yes => None,
+            Self::Unrouted => Some(FamilyRefusal::NoRoute),
+            Self::PoolUnrouted => Some(FamilyRefusal::PoolRuledOut),
+            Self::No => Some(FamilyRefusal::NoAddress),
+        }
+    }
 }
 
 /// A client network, and the pool that its flows leave from.
@@ -49,6 +88,8 @@ pub(super) struct FamilyRefusals {
     takes_ipv6: bool,
     /// The refusals in the kernel; `None` before the first; after a failure, what was there before.
     in_kernel: Option<ScopedRefusals>,
+    /// The states by which they were put there.
+    in_force: Arc<RefusedFamilies>,
     /// The states that were last logged.
     logged: FamilyStates,
     /// Failures to put refusals in the kernel.
@@ -66,6 +107,7 @@ impl FamilyRefusals {
             clients,
             takes_ipv6,
             in_kernel: None,
+            in_force: Arc::default(),
             logged: BTreeMap::new(),
             unsupported: FailureNotice::default(),
             counted: [0; 2],
@@ -80,7 +122,7 @@ impl FamilyRefusals {
 
     /// Finds the families that can leave each pool, and updates the kernel's table.
     pub(super) fn check(&mut self, pools: &Pools) {
-        let mut states = BTreeMap::new();
+        let mut states = PoolStates::new();
         for (_, name) in &self.clients {
             if let Some(pool) = pools.pool(name).filter(|_| !states.contains_key(name)) {
                 states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6));
@@ -93,12 +135,18 @@ impl FamilyRefusals {
         }
         // What the kernel could not take is tried again at the next look, and told then.
         if self.in_kernel.as_ref() == Some(&wanted) {
-            let states = of_used(&self.used, &states);
-            for ((pool, family), state) in changes(&self.logged, &states) {
+            let used = of_used(&self.used, &states);
+            for ((pool, family), state) in changes(&self.logged, &used) {
                 log(pool, *family, state);
             }
-            self.logged = states;
+            self.logged = used;
+            self.in_force = Arc::new(RefusedFamilies(states));
         }
+    }
+
+    /// The families that the kernel refuses now.
+    pub(super) fn in_force(&self) -> Arc<RefusedFamilies> {
+        Arc::clone(&self.in_force)
     }
 
     fn put(&mut self, wanted: ScopedRefusals) {
@@ -142,10 +190,7 @@ fn used(clients: &[ClientPool]) -> BTreeSet<PoolFamily> {
 }
 
 /// The states of these families.
-fn of_used(
-    used: &BTreeSet<PoolFamily>,
-    states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>,
-) -> FamilyStates {
+fn of_used(used: &BTreeSet<PoolFamily>, states: &PoolStates) -> FamilyStates {
     let state = |(pool, family): &PoolFamily| Some(states.get(pool)?[usize::from(*family == IpFamily::V6)]);
     used.iter().filter_map(|key| Some((key.clone(), state(key)?))).collect()
 }
@@ -161,25 +206,11 @@ fn changes<'a>(
 
 fn log(pool: &str, family: IpFamily, state: FamilyReachability) {
     let family = family.as_str();
-    match state {
-        FamilyReachability::Yes => {
+    match state.refusal() {
+        None => {
             tracing::info!(%pool, "there is a way out for {family} again: {family} connections are accepted");
         }
-        FamilyReachability::Unrouted => tracing::warn!(
-            %pool,
-            "there is no {family} default route out of this machine: {family} connections are refused at once, so that clients fall \
-             back to the other family; add a default route"
-        ),
-        FamilyReachability::PoolUnrouted => tracing::warn!(
-            %pool,
-            "a rule of `ip rule` keeps the pool's addresses from the {family} default route: {family} connections are refused at once, so \
-             that clients fall back to the other family; delete the rule, or give the table that it names a default route"
-        ),
-        FamilyReachability::No => tracing::warn!(
-            %pool,
-            "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {family} connections are \
-             refused at once, so that clients fall back to the other family"
-        ),
+        Some(refusal) => tracing::warn!(%pool, "{}", refusal.text(family)),
     }
 }
 
@@ -210,11 +241,7 @@ fn leaves(pool: &Pool, takes_ipv6: bool) -> [FamilyReachability; 2] {
 }
 
 /// The clients of one family whose connections cannot leave.
-fn refused(
-    clients: &[ClientPool],
-    states: &BTreeMap<Arc<str>, [FamilyReachability; 2]>,
-    v4: bool,
-) -> RefusedClients {
+fn refused(clients: &[ClientPool], states: &PoolStates, v4: bool) -> RefusedClients {
     let mut networks = Vec::new();
     for (network, pool) in clients.iter().filter(|(network, _)| network.addr().is_ipv4() == v4) {
         let state = states.get(pool).map_or(FamilyReachability::Yes, |states| states[usize::from(!v4)]);

@@ -47,6 +47,31 @@ fn route_for_others_alone_refuses_everywhere() {
 }
 
 #[test]
+fn explanation_follows_the_kernels_refusals() {
+    use FamilyReachability::{No, PoolUnrouted, Unrouted, Yes};
+    let refused = |state, way| {
+        let refused = RefusedFamilies([(Arc::from("p"), [Yes, state])].into());
+        assert_eq!(
+            refused.refusal_by("p", "192.0.2.1".parse().unwrap(), |_| Some(RouteDecision::Nowhere)),
+            None
+        );
+        assert_eq!(refused.refusal_by("new", "2001:db8::1".parse().unwrap(), |_| None), None);
+        refused.refusal_by("p", "2001:db8::1".parse().unwrap(), |_| way)
+    };
+    let (out, nowhere) = (Some(RouteDecision::Out), Some(RouteDecision::Nowhere));
+    for (state, way, expected) in [
+        (Yes, nowhere, None),
+        (Unrouted, nowhere, Some(FamilyRefusal::NoRoute)),
+        (Unrouted, out, None),
+        (Unrouted, None, None),
+        (PoolUnrouted, out, Some(FamilyRefusal::PoolRuledOut)),
+        (No, out, Some(FamilyRefusal::NoAddress)),
+    ] {
+        assert_eq!(refused(state, way), expected, "{state:?}, {way:?}");
+    }
+}
+
+#[test]
 fn unread_counts_do_not_fall() {
     let mut counted = [0; 2];
     keep_last(&mut counted, &Ok([7, 2]));
