@@ -9,6 +9,7 @@ use crate::namespace::text;
 use crate::rollout::{Rollout, STRICTER};
 use crate::servers::Server;
 use crate::verified::{NAME, denied, rule};
+use crate::wait::wait_until;
 use serde_json::{Value, json};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,7 +17,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 crate::trials! {
     both families:
         explain_shows_the_enforced_canary,
-        explain_tells_packets_left_alone;
+        explain_tells_packets_left_alone,
+        addresses_that_lead_back_are_refused;
     once:
         explain_distinguishes_clients_of_the_share,
         explain_reports_name_checks_of_canary,
@@ -132,6 +134,48 @@ fn explain_tells_packets_left_alone(family: Family) {
         // One that begins later is through.
         Flow::open(&lab, Tenant::Beta, &server).assert_alive();
         assert!(begun.peer_addr().is_err(), "{from} reaches {to}");
+    }
+}
+
+/// A local route of another table than `local`, which packet rules intercept; and an anycast address, where nothing answers.
+fn addresses_that_lead_back_are_refused(family: Family) {
+    let lab = Lab::new();
+    let everything = "[[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\ninspect = \"none\"\n";
+    let gateway = lab.start_gateway(&Rollout::config(&lab, everything));
+    let address: IpAddr = match family {
+        Family::V4 => {
+            let route = "ip route add local 198.51.100.200/32 dev lo table 77";
+            lab.gateway.shell(&format!("{route}; ip rule add pref 500 lookup 77"));
+            [198, 51, 100, 200].into()
+        }
+        Family::V6 => {
+            lab.gateway.set_forwarding(true);
+            "2001:db8:51::".parse().unwrap()
+        }
+    };
+    let (client, to) = (Tenant::Alpha.client(family), SocketAddr::new(address, 7000));
+    let question = ["explain", "--live", "--json", "--from", &client.to_string(), "--to", &to.to_string()];
+    wait_until("the explanation to tell", || {
+        let output = gateway.egret(&question);
+        let told: Value =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)));
+        told["allowed"] == false
+            && match family {
+                Family::V4 => told["outcome"]["name"] == "destination_local" && told["steered"] == true,
+                Family::V6 => told["never_steered"] == "anycast",
+            }
+    });
+    let begun = lab.client.run(|| begin_from(client, to));
+    match family {
+        Family::V4 => wait_until("the refusal to be logged", || {
+            gateway.flows().iter().any(|flow| flow["outcome"] == "destination_local")
+        }),
+        Family::V6 => {
+            // One that begins later is through.
+            let server = Server::raw(&lab, family, 7000);
+            Flow::open(&lab, Tenant::Beta, &server).assert_alive();
+            assert!(begun.peer_addr().is_err(), "{client} reaches {to}");
+        }
     }
 }
 

@@ -207,8 +207,8 @@ outcomes! {
         => "Please report it with the gateway's log.";
     UnknownTenant = "unknown_tenant", Policy, Denied: "No tenant's `sources` contain the client's address."
         => "Add the client's network to a tenant, or do not steer it here.";
-    DestinationLocal = "destination_local", Client, Denied: "The client dialled the gateway's own address (its interfaces', its pools', its local routes', loopback) or came from one, which would loop; or it dialled a broadcast or multicast address."
-        => "Clients must dial real destinations. Packet rules do not intercept packets to such addresses: look for a client that dials the listener's port itself, or, under `destination = \"resolve\"`, for DNS that leads there. If this is a health check, point it at the metrics listener.";
+    DestinationLocal = "destination_local", Client, Denied: "The client dialled the gateway's own address (its interfaces', its pools', its local routes', loopback) or came from one, which would loop; or it dialled a broadcast, multicast or anycast address."
+        => "Clients must dial real destinations. Packet rules do not intercept packets to most such addresses: look for a client that dials the listener's port itself, or, under `destination = \"resolve\"`, for DNS that leads there. If this is a health check, point it at the metrics listener.";
     DestinationPrivate = "destination_private", Policy, Denied: "A rule allows the name, but the address dialled is private, link-local or a metadata service."
         => "If the address is meant to be reached, allow it by a CIDR rule; or set `[policy] private_destinations = \"allow\"` (private ranges only).";
     DestinationMismatch = "destination_mismatch", Client, Denied: "The rule verifies addresses, and the one dialled is none of the name's (`destination = \"verify\"`)."

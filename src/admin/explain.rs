@@ -176,7 +176,7 @@ pub struct ExplainReport {
     pub not_hostname: bool,
     /// True if the packet rules steer the flow to Egret; otherwise it never gets there.
     pub steered: bool,
-    /// The reason why packet rules leave packets between the two addresses alone: `own_source`, `own_address`, `broadcast` or
+    /// The reason why packet rules leave packets between the two addresses alone: `own_source`, `own_address`, `anycast`, `broadcast` or
     /// `multicast`; `null` if they go by the port.
     #[serde(default)]
     pub never_steered: Option<NeverSteered>,

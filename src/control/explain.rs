@@ -153,6 +153,10 @@ impl ExplainInputs<'_> {
         if !report.steered {
             return Ok(report);
         }
+        if self.unsteered.leads_back(asked.to.ip()) && !report.address_assumed {
+            report.outcome = Some(explained_outcome(Outcome::DestinationLocal, &report));
+            return Ok(report);
+        }
         let UsageSource::Live(snapshot, families) = self.state else {
             let effective = EffectiveRules { rules: tenant, verification: None };
             self.judge(&mut report, &asked, tenant, Some(effective));

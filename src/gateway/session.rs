@@ -94,7 +94,7 @@ fn admit(worker: &Worker, flow: &mut Flow) -> Result<FlowViews, FlowEnd> {
     flow.assign_tenant(Arc::clone(&tenant.policy.name), tenant.meters.of(&worker.writer));
     // A client with an address of the gateway's own is a loop, or forged.
     let unsteered = &snapshot.unsteered;
-    if unsteered.never_to(flow.destination().ip()).or_else(|| unsteered.never_from(client.ip())).is_some() {
+    if unsteered.refuses(flow.destination().ip()) || unsteered.never_from(client.ip()).is_some() {
         return Err(Outcome::DestinationLocal.into());
     }
     flow.slot = Some(tenant.flows.enter().ok_or(Outcome::TenantFlowLimit)?);

@@ -16,6 +16,8 @@ pub enum NeverSteered {
     OwnSource,
     /// The destination is the gateway's own address or a pool's.
     OwnAddress,
+    /// The destination is an anycast address of the gateway's links, for which TCP does not listen (`tcp_v6_conn_request()`).
+    Anycast,
     /// The destination is a broadcast address.
     Broadcast,
     /// The destination is a multicast address.
@@ -32,6 +34,9 @@ impl NeverSteered {
             }
             Self::OwnAddress => {
                 "the address is the gateway's own or a pool's: packets to it are not intercepted, and the machine itself answers or refuses"
+            }
+            Self::Anycast => {
+                "the address is an IPv6 anycast address of the gateway's own: the kernel drops TCP to it, and nothing answers there"
             }
             Self::Broadcast => {
                 "the address is a broadcast address: packets to it are not intercepted, and nothing answers TCP there"
@@ -54,6 +59,8 @@ pub struct UnsteeredAddresses {
 #[derive(Debug)]
 struct LocalNetworks {
     local: NetworkSet,
+    delivered: NetworkSet,
+    anycast: NetworkSet,
     broadcast: NetworkSet,
 }
 
@@ -82,8 +89,10 @@ impl NetworkSet {
 }
 
 impl LocalNetworks {
-    fn new(LocalAddresses { local, broadcast }: LocalAddresses) -> Self {
-        Self { local: NetworkSet::new(local), broadcast: NetworkSet::new(broadcast) }
+    fn new(LocalAddresses { local, delivered, anycast, broadcast }: LocalAddresses) -> Self {
+        let sets = [local, delivered, anycast, broadcast].map(NetworkSet::new);
+        let [local, delivered, anycast, broadcast] = sets;
+        Self { local, delivered, anycast, broadcast }
     }
 }
 
@@ -108,16 +117,29 @@ impl UnsteeredAddresses {
 
     /// The reason why no flow comes from a canonical address.
     pub fn never_from(&self, client: IpAddr) -> Option<NeverSteered> {
-        self.is_own(client).then_some(NeverSteered::OwnSource)
+        (self.is_own(client) || self.leads_back(client)).then_some(NeverSteered::OwnSource)
     }
 
-    /// The reason why no flow goes to a canonical address, by its type in the kernel's `local` table, as the packet rules do; local
-    /// routes of `main` and the pools' networks count as well.
+    /// True if packets to a canonical address are intercepted, though the kernel would deliver to the gateway itself what that sends
+    /// there.
+    pub fn leads_back(&self, address: IpAddr) -> bool {
+        self.local.load().delivered.contain(address)
+    }
+
+    /// True if the gateway refuses flows to a canonical address, which mostly do not get there.
+    pub fn refuses(&self, address: IpAddr) -> bool {
+        self.never_to(address).is_some() || self.leads_back(address)
+    }
+
+    /// The reason why packets to a canonical address are not intercepted, by its type as the packet rules have it; the pools'
+    /// networks count as well.
     pub fn never_to(&self, address: IpAddr) -> Option<NeverSteered> {
         if self.is_own(address) {
             Some(NeverSteered::OwnAddress)
         } else if address.is_multicast() {
             Some(NeverSteered::Multicast)
+        } else if self.local.load().anycast.contain(address) {
+            Some(NeverSteered::Anycast)
         } else if is_always_broadcast(address) || self.local.load().broadcast.contain(address) {
             Some(NeverSteered::Broadcast)
         } else {
@@ -133,7 +155,7 @@ fn is_always_broadcast(address: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::NeverSteered::{Broadcast, Multicast, OwnAddress};
+    use super::NeverSteered::{Anycast, Broadcast, Multicast, OwnAddress};
     use super::*;
 
     fn networks(list: &[&str]) -> Vec<IpNet> {
@@ -141,7 +163,8 @@ mod tests {
     }
 
     fn local(local: &[&str], broadcast: &[&str]) -> LocalAddresses {
-        LocalAddresses { local: networks(local), broadcast: networks(broadcast) }
+        let (local, broadcast) = (networks(local), networks(broadcast));
+        LocalAddresses { local, broadcast, ..LocalAddresses::default() }
     }
 
     #[test]
@@ -181,5 +204,22 @@ mod tests {
         }
         assert_eq!(unsteered.never_from("10.0.0.1".parse().unwrap()), Some(NeverSteered::OwnSource));
         assert_eq!(unsteered.never_from("10.0.0.255".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn delivered_networks_are_intercepted_and_refused() {
+        let (delivered, anycast) = (networks(&["198.51.100.192/28"]), networks(&["2001:db8:51::/128"]));
+        let local = LocalAddresses { delivered, anycast, ..LocalAddresses::default() };
+        let unsteered = UnsteeredAddresses::new(Vec::new(), local);
+        for (address, never, leads_back) in [
+            ("2001:db8:51::", Some(Anycast), false),
+            ("2001:db8:51::1", None, false),
+            ("198.51.100.200", None, true),
+            ("198.51.100.1", None, false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!((unsteered.never_to(address), unsteered.leads_back(address)), (never, leads_back));
+            assert_eq!(unsteered.refuses(address), never.is_some() || leads_back, "{address}");
+        }
     }
 }

@@ -192,7 +192,7 @@ impl CheckedName<'_> {
         let leads_to = |ip: IpAddr| {
             // To the kernel an IPv4-mapped address is the IPv4 address.
             let ip = ip.to_canonical();
-            if snapshot.unsteered.never_to(ip).is_some() {
+            if snapshot.unsteered.refuses(ip) {
                 return Err(Outcome::DestinationLocal);
             }
             let reached = Some(permit.dial().at(ip));

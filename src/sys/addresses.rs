@@ -2,6 +2,7 @@
 
 use super::routing::{self, IpFamily};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
@@ -46,24 +47,61 @@ pub fn networks() -> io::Result<Vec<(String, IpNet)>> {
 pub struct LocalAddresses {
     /// Addresses assigned to interfaces, and networks that routes make local (AnyIP).
     pub local: Vec<IpNet>,
+    /// IPv4 networks that are delivered locally too, but are not of the type `local` for packet rules: by local routes of other
+    /// tables than `local` (`inet_dev_addr_type()` reads no other).
+    pub delivered: Vec<IpNet>,
+    /// IPv6 anycast addresses of links (RFC 4291 §2.6.1).
+    pub anycast: Vec<IpNet>,
     /// Broadcast addresses of links, which the `local` table lists.
     pub broadcast: Vec<IpNet>,
 }
 
-/// Returns all local and broadcast addresses. Of local routes only those of the tables `local` and `main` count, because the
-/// one that delivers marked packets locally makes no address local.
+/// Returns all local and broadcast addresses.
 pub fn local() -> io::Result<LocalAddresses> {
-    let mut all: Vec<_> = assigned()?.into_iter().map(IpNet::from).collect();
+    let mut found = LocalAddresses {
+        local: assigned()?.into_iter().map(IpNet::from).collect(),
+        delivered: Vec::new(),
+        anycast: routing::anycast_routes()?,
+        broadcast: routing::broadcast_routes()?,
+    };
     for family in IpFamily::ALL {
-        for table in [libc::RT_TABLE_LOCAL, libc::RT_TABLE_MAIN] {
-            let routes = routing::local_routes(family, table.into())?;
-            // a default route means nothing here
-            all.extend(routes.into_iter().filter(|network| network.prefix_len() > 0));
-        }
+        found.local.extend(specific_routes(family, routing::LOCAL_TABLE)?);
+        let others = match family {
+            IpFamily::V4 => &mut found.delivered,
+            IpFamily::V6 => &mut found.local,
+        };
+        others.extend(other_local_routes(family)?);
     }
-    let broadcast = routing::broadcast_routes()?;
-    Ok(LocalAddresses { local: all, broadcast })
+    Ok(found)
 }
+
+/// Most local routes of other tables that the kernel is asked about; more count without.
+const ASKED: usize = 1000;
+
+/// Lists local routes of the tables that rules of policy routing name beside `local`, as far as packets of this machine without a
+/// mark meet them: the one that delivers marked packets locally makes no address local.
+fn other_local_routes(family: IpFamily) -> io::Result<Vec<IpNet>> {
+    // Without support for rules there is `main` alone.
+    let rules = routing::rules(family).unwrap_or_default();
+    let tables: BTreeSet<u32> = rules.iter().map(|rule| rule.table).chain([MAIN_TABLE]).collect();
+    let mut found = Vec::new();
+    for table in tables.into_iter().filter(|table| ![0, routing::LOCAL_TABLE].contains(table)) {
+        found.extend(specific_routes(family, table)?);
+    }
+    let mut at = 0..;
+    let is_met = |network: &IpNet| routing::is_local(network.addr()).unwrap_or(true);
+    found.retain(|network| at.next().is_some_and(|at| at >= ASKED) || is_met(network));
+    Ok(found)
+}
+
+/// Lists the local routes of a table. A default route means nothing here.
+fn specific_routes(family: IpFamily, table: u32) -> io::Result<impl Iterator<Item = IpNet>> {
+    let routes = routing::local_routes(family, table)?;
+    Ok(routes.into_iter().filter(|network| network.prefix_len() > 0))
+}
+
+/// The kernel's `main` table.
+const MAIN_TABLE: u32 = 254;
 
 #[cfg(test)]
 mod tests {
@@ -80,7 +118,7 @@ mod tests {
 
     #[test]
     fn loopback_is_local_as_a_network() {
-        let LocalAddresses { local: all, broadcast } = local().unwrap();
+        let LocalAddresses { local: all, broadcast, .. } = local().unwrap();
         for network in ["127.0.0.0/8", "127.0.0.1/32"] {
             assert!(all.contains(&network.parse().unwrap()), "{all:?}");
         }

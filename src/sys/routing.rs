@@ -72,6 +72,11 @@ pub fn broadcast_routes() -> io::Result<Vec<IpNet>> {
     networks(IpFamily::V4, LOCAL_TABLE, libc::RTN_BROADCAST)
 }
 
+/// Lists the anycast addresses of this machine, which IPv6 has where it forwards packets (RFC 4291 §2.6.1).
+pub fn anycast_routes() -> io::Result<Vec<IpNet>> {
+    networks(IpFamily::V6, LOCAL_TABLE, libc::RTN_ANYCAST)
+}
+
 /// Lists the networks of all routes of a kind in a table.
 fn networks(family: IpFamily, table: u32, kind: u8) -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
