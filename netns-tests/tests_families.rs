@@ -263,8 +263,12 @@ fn pool_with_some_routes_is_not_refused(family: Family) {
         wait_until("the other pool to be refused", || beta_connects() == Err(ErrorKind::ConnectionRefused));
         // A flow from an address without a route is reset after the handshake.
         assert_ne!(connects(&lab, elsewhere), Err(ErrorKind::ConnectionRefused), "{from} {action}");
+        let said = text(&gateway.egret(&["doctor", "--no-packets"]));
         if from == pool {
             Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
+            assert!(said.contains("a rule keeps pool alpha from the"), "{said}");
+        } else {
+            assert!(said.contains("addresses of pool alpha that were looked at"), "{said}");
         }
         lab.gateway.shell(&format!("ip {version} rule del pref 32000; ip {version} rule del pref 32001"));
         wait_until("connections to be accepted again", || beta_connects().is_ok());

@@ -5,6 +5,7 @@ use crate::cli::mend::Mend;
 use crate::config::Config;
 use crate::sys::routing::{IpFamily, SOURCES, WaysOut, ways_out};
 use ipnet::IpNet;
+use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +17,13 @@ pub(super) struct UsedPool {
     networks: [Vec<IpNet>; 2],
     /// True if a client has an address of the family.
     pub(super) clients: [bool; 2],
+}
+
+impl UsedPool {
+    /// The families that clients have.
+    fn families(&self) -> impl Iterator<Item = IpFamily> {
+        IpFamily::ALL.into_iter().filter(|family| self.clients[*family as usize])
+    }
 }
 
 /// Every pool that has a tenant.
@@ -43,9 +51,13 @@ const CHECK: &str = "families";
 pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
     let mut found = Vec::new();
     for pool in pools {
-        let ways =
-            IpFamily::ALL.map(|family| ways_out(family, spread(&pool.networks[family as usize]).into_iter()));
+        let sources = IpFamily::ALL.map(|family| spread(&pool.networks[family as usize]));
+        let ways = IpFamily::ALL.map(|family| ways_out(family, sources[family as usize].iter().copied()));
         found.extend(of_pool(pool, ways));
+        for family in pool.families().filter(|family| ways[*family as usize] == WaysOut::Default) {
+            let way = |source| ways_out(family, iter::once(source));
+            found.extend(partly_ruled_out(&pool.name, family, &sources[family as usize], way));
+        }
     }
     if found.is_empty() {
         found.push(CheckFinding::ok(CHECK, "every address family that clients have has a way out"));
@@ -61,8 +73,7 @@ fn of_pool(pool: &UsedPool, ways: [WaysOut; 2]) -> Vec<CheckFinding> {
     };
     // Nobody is refused at once where no family could take over: see control/network/families.rs.
     let refused = IpFamily::ALL.into_iter().any(leaves);
-    let asked = IpFamily::ALL.into_iter().filter(|family| pool.clients[*family as usize]);
-    asked.filter_map(|family| finding(pool, family, ways[family as usize], refused)).collect()
+    pool.families().filter_map(|family| finding(pool, family, ways[family as usize], refused)).collect()
 }
 
 /// The finding about one family of a pool. `refused`: what cannot leave is refused at once.
@@ -88,10 +99,8 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> O
     let unrouted =
         consequence("its connections are accepted and end as dial_failed: no family has a way out");
     let ruled = |why| {
-        let remedy = Mend::run(format!("ip {} rule", flag(family)))
-            .and("delete the rule, or give its table a default route");
         let found = format!("a rule keeps pool {name} from the {called} default route");
-        CheckFinding::fail(CHECK, found, why, remedy)
+        CheckFinding::fail(CHECK, found, why, no_rule(family))
     };
     match ways {
         WaysOut::Default => None,
@@ -106,6 +115,29 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> O
             format!("give this machine a default route for {called} (`ip {} route`)", flag(family)),
         )),
     }
+}
+
+fn no_rule(family: IpFamily) -> Mend {
+    Mend::run(format!("ip {} rule", flag(family))).and("delete the rule, or give its table a default route")
+}
+
+/// The finding about some of these addresses that have no way out as the others of the pool have.
+fn partly_ruled_out(
+    pool: &str,
+    family: IpFamily,
+    sources: &[IpAddr],
+    way: impl Fn(IpAddr) -> WaysOut,
+) -> Option<CheckFinding> {
+    let kept = |source: &&IpAddr| matches!(way(**source), WaysOut::RuledOut | WaysOut::SomeNetworks);
+    let kept: Vec<_> = sources.iter().filter(kept).collect();
+    let found = format!(
+        "a rule keeps {} of {} addresses of pool {pool} that were looked at, such as {}, from the {} default route",
+        kept.len(),
+        sources.len(),
+        kept.first()?,
+        family.as_str()
+    );
+    Some(CheckFinding::fail(CHECK, found, "flows that leave from them end as dial_failed", no_rule(family)))
 }
 
 /// Addresses of networks, as many as are asked about: evenly spread over each network, and those of all networks by turns.
@@ -176,6 +208,18 @@ mod tests {
         for found in [whys(&both, [none, WaysOut::RuledOut]), whys(&[], [none, none])] {
             assert!(found.len() == 2 && found.iter().all(|why| why.contains("are accepted")), "{found:?}");
         }
+    }
+
+    #[test]
+    fn some_addresses_without_way_are_told() {
+        let sources = [1, 2, 3].map(|host| IpAddr::from([192, 0, 2, host]));
+        let told = |ruled: IpAddr| {
+            let way = |source| if source == ruled { WaysOut::RuledOut } else { WaysOut::Default };
+            partly_ruled_out("a", IpFamily::V4, &sources, way).map(|finding| finding.found)
+        };
+        let found = told(sources[1]).unwrap();
+        assert!(found.contains("1 of 3 addresses of pool a") && found.contains("192.0.2.2"), "{found}");
+        assert_eq!(told([192, 0, 2, 9].into()), None);
     }
 
     #[test]
