@@ -58,6 +58,14 @@ fn can_help(denied: Outcome) -> bool {
     )
 }
 
+/// True if the client's bytes are denied, whatever a rule says that has them inspected.
+fn is_for_bytes(denied: Outcome) -> bool {
+    matches!(
+        denied,
+        Outcome::HelloTooLarge | Outcome::MalformedTls | Outcome::MalformedHttp | Outcome::HelloChanged
+    )
+}
+
 /// True if configuration files alone decide on the denial, so that files that allow the flow are not in force yet.
 pub(super) fn is_by_files(denied: Outcome) -> bool {
     can_help(denied)
@@ -162,6 +170,9 @@ fn addition(config: &Config, record: &Recorded, now: &ExplainReport) -> Result<A
     };
     if record.name().is_some_and(|name| name.as_str() == PROBE_NAME) {
         return Err("the flow is a probe of `egret doctor`, and nothing is to let it out".to_owned());
+    }
+    if let Some(unread) = record.denied_as().filter(|denied| is_for_bytes(*denied)) {
+        return Err(format!("an allow rule does not help against {unread}: {}", unread.remedy()));
     }
     let denied = liftable_denial(record, now)?;
     let (address, port) = (record.destination.ip(), record.destination.port());

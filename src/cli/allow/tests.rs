@@ -264,3 +264,12 @@ fn tests_that_cannot_be_appended_are_refused() {
         assert_eq!(edit::with_test(known, TEST), None, "{known}");
     }
 }
+
+#[test]
+fn no_rule_helps_against_bad_bytes() {
+    for denied in ["malformed_http", "malformed_tls", "hello_too_large", "hello_changed"] {
+        let refused = Site::new("10.0.1.5", "null", "169.254.169.254:80", denied).addition().err();
+        let told = format!("does not help against {denied}: ");
+        assert!(refused.as_ref().is_some_and(|refused| refused.contains(&told)), "{refused:?}");
+    }
+}
