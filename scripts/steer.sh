@@ -260,7 +260,10 @@ are_listed() { # PRIORITY...
     listed=$(listed_rules) || return 1
     for family in $(families); do
         for at; do
-            printf '%s\n' "$listed" | grep -q "^$family $at:" || return 1
+            # shellcheck disable=SC2254 # a pattern is meant
+            case "
+$listed" in *"
+$family "$at:*) ;; *) return 1 ;; esac
         done
     done
 }

@@ -21,35 +21,48 @@ is_recorded() {
     return 1
 }
 record() { # NAME VALUE
-    {
-        if [ -f "$state" ]; then
-            while IFS= read -r entry; do case $entry in "$1="*) ;; *) printf '%s\n' "$entry" ;; esac; done <"$state"
-        fi
-        printf '%s=%s\n' "$1" "$2"
-    } >"$state.new"
-    mv "$state.new" "$state"
+    if is_recorded "$1"; then
+        while IFS= read -r entry; do case $entry in "$1="*) ;; *) printf '%s\n' "$entry" ;; esac; done <"$state" >"$state.new"
+        printf '%s=%s\n' "$1" "$2" >>"$state.new"
+        mv "$state.new" "$state"
+    else
+        printf '%s=%s\n' "$1" "$2" >>"$state"
+    fi
 }
 
 # --- sysctls
 
-# shellcheck disable=SC2086 # split at dots
-path_of() { (IFS=. && set -- $1 && IFS=/ && printf '/proc/sys/%s' "$*"); }
-value_of() { tr '\t' ' ' <"$(path_of "$1")"; }
+find_sysctl() { # NAME: sets `path`
+    path=/proc/sys
+    rest=$1.
+    while [ -n "$rest" ]; do
+        path=$path/${rest%%.*}
+        rest=${rest#*.}
+    done
+}
+read_sysctl() { # NAME: sets `path` and `value`
+    find_sysctl "$1"
+    value=$(tr '\t' ' ' <"$path")
+}
 
 set_sysctl() { # NAME VALUE
-    now=$(value_of "$1")
+    read_sysctl "$1"
     # Our own value from an earlier run is not what was there before.
-    if ! is_recorded "set.$1" || [ "$now" != "$(recorded "set.$1")" ]; then record "before.$1" "$now"; fi
-    printf '%s\n' "$2" >"$(path_of "$1")"
-    record "set.$1" "$(value_of "$1")"
+    if ! is_recorded "set.$1" || [ "$value" != "$(recorded "set.$1")" ]; then record "before.$1" "$value"; fi
+    printf '%s\n' "$2" >"$path"
+    read_sysctl "$1"
+    record "set.$1" "$value"
 }
 at_least() { # NAME VALUE WHY
-    if [ ! -e "$(path_of "$1")" ]; then say "this kernel has no $1 ($3)"; return; fi
-    if [ "$(value_of "$1")" -lt "$2" ]; then set_sysctl "$1" "$2"; fi
+    find_sysctl "$1"
+    if [ ! -e "$path" ]; then say "this kernel has no $1 ($3)"; return; fi
+    read_sysctl "$1"
+    if [ "$value" -lt "$2" ]; then set_sysctl "$1" "$2"; fi
 }
 reserve_ports() { # RANGES: added to what others reserved
     name=net.ipv4.ip_local_reserved_ports
-    others=$(value_of $name)
+    read_sysctl $name
+    others=$value
     if is_recorded "set.$name" && [ "$others" = "$(recorded "set.$name")" ]; then others=$(recorded "before.$name"); fi
     set_sysctl $name "${others:+$others,}$1"
 }
@@ -58,15 +71,17 @@ recover_record() {
     mkdir -p "${state%/*}"
     if [ -f "$state" ]; then return 0; fi
     name=net.ipv4.ip_local_reserved_ports
+    read_sysctl $name
+    now=$value
     pools=$(pool_ports)
     if [ -z "$pools" ]; then
         if ip -N rule show | grep -q "proto $proto"; then
-            say "the record of what was there before ($state) is gone, and so are Egret's packet rules: whether ports of the pools are still in $name ($(value_of $name)) is not known"
+            say "the record of what was there before ($state) is gone, and so are Egret's packet rules: whether ports of the pools are still in $name ($now) is not known"
         fi
         return 0
     fi
-    now=$(value_of $name)
-    range=$(value_of net.ipv4.ip_local_port_range)
+    read_sysctl net.ipv4.ip_local_port_range
+    range=$value
     # Egret reserves the pools' ports but for the last 4096 ephemeral ones.
     before=$(printf '%s\n' "$now" "$range" "$pools" | awk '
         function ends(range) { first = last = range + 0; if (sub(/.*-/, "", range)) last = range + 0 }
@@ -105,8 +120,9 @@ pool_ports() { # as Egret's packet rules in place have them, FIRST-LAST a line
 restore_sysctls() {
     [ -f "$state" ] || return 0
     sed -n 's/^set\.\([a-z0-9._]*\)=.*/\1/p' "$state" | while read -r name; do
-        if [ "$(value_of "$name")" = "$(recorded "set.$name")" ]; then
-            recorded "before.$name" >"$(path_of "$name")"
+        read_sysctl "$name"
+        if [ "$value" = "$(recorded "set.$name")" ]; then
+            recorded "before.$name" >"$path"
         else
             say "$name was changed by somebody since; left as it is"
         fi
@@ -155,7 +171,8 @@ must_be_free() { # -4|-6 MARK TABLE
 }
 must_be_together() { # -4|-6: rules of others between Egret's would be skipped by every packet
     has_rules "$1" || return 0
-    ip -N "$1" rule show | grep -v "proto 23[01]" | while IFS=: read -r at rule; do
+    ip -N "$1" rule show | while IFS=: read -r at rule; do
+        case $rule in *"proto 23"[01]*) continue ;; esac
         if [ "$at" -gt $((pref + 1)) ] && [ "$at" -lt $((pref + 7)) ]; then
             say "the rule \`$(printf %s "$rule" | tr -s ' \t' ' ')\` at $at lies among Egret's at $((pref + 1)) to $((pref + 7)), where packets skip it"
             say "nothing was changed; give it a priority above $((pref + 7)) (below $((pref + 1)) only if it names both \`from\` and \`to\`)"
@@ -198,12 +215,17 @@ interfaces_exist() { # PATTERN...: says which match nothing. They may come later
 }
 mark_rule() { # -4|-6 MARK TABLE: marked packets are looked up in the table, before any other rule is asked
     want="from all fwmark $2/$2 lookup $3 proto $proto"
-    first=$(ip -N "$1" rule show | grep -v "proto 23[01]" | sed 's/:.*//' | awk '$1 > 0' | sort -n | head -n 1)
+    listed=$(ip -N "$1" rule show)
+    first=$(printf '%s\n' "$listed" | awk -F : '$1 > 0 && !/proto 23[01]/ { print $1; exit }')
     number=$pref
     if [ -n "$first" ] && [ "$first" -le $pref ]; then number=$((first - 1)); fi
-    ip -N "$1" rule show | grep -q "^$number:[[:space:]]*$want" ||
-        ip "$1" rule add pref "$number" fwmark "$2/$2" lookup "$3" protocol $proto
-    ip -N "$1" rule show | while read -r at rule; do
+    case "
+$listed" in
+        *"
+$number:"[[:space:]]"$want"*) ;;
+        *) ip "$1" rule add pref "$number" fwmark "$2/$2" lookup "$3" protocol $proto ;;
+    esac
+    printf '%s\n' "$listed" | while read -r at rule; do
         case "$at $rule" in "$number: $want"*) continue ;; esac
         # shellcheck disable=SC2086 # what is shown are the arguments to delete it
         case $rule in *fwmark*"proto $proto"*) ip "$1" rule del pref "${at%:}" $rule ;; esac
@@ -214,12 +236,14 @@ mark_rule() { # -4|-6 MARK TABLE: marked packets are looked up in the table, bef
 port_rules() { # -4|-6; the rules on standard input, in the order to add them in
     wanted=$(by_interface)
     there=$(port_rules_there "$1")
-    printf '%s\n' "$wanted" | while IFS= read -r rule; do
-        is_line "$rule" "$there" || printf 'rule add pref %s protocol %s\n' "$rule" $proto
-    done | ip "$1" -batch -
-    printf '%s\n' "$there" | while IFS= read -r rule; do
-        [ -z "$rule" ] || is_line "$rule" "$wanted" || printf 'rule del pref %s protocol %s\n' "$rule" $proto
-    done | ip "$1" -batch -
+    {
+        printf '%s\n' "$wanted" | while IFS= read -r rule; do
+            is_line "$rule" "$there" || printf 'rule add pref %s protocol %s\n' "$rule" $proto
+        done
+        printf '%s\n' "$there" | while IFS= read -r rule; do
+            [ -z "$rule" ] || is_line "$rule" "$wanted" || printf 'rule del pref %s protocol %s\n' "$rule" $proto
+        done
+    } | ip "$1" -batch -
 }
 is_line() { # LINE TEXT
     case "
