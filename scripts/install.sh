@@ -11,7 +11,7 @@ usage: install.sh [--binary PATH] [--prefix DIR] [--root DIR] [--force]
        install.sh --uninstall [--purge] [--prefix DIR] [--root DIR]
 
   --binary PATH  install this binary; default: the one that cargo build --release made here
-  --prefix DIR   default: /usr
+  --prefix DIR   default: /usr; to uninstall, that of the installation
   --root DIR     install into a directory instead of this machine: no user, no owners, no systemd; needs no root
   --force        install even if the binary refuses the configuration in /etc/egret
   --uninstall    stop Egret, take steering down, remove what was installed; keep configuration and logs
@@ -27,7 +27,7 @@ say() { printf '%s\n' "$*"; }
 
 here=$(cd "$(dirname "$0")/.." && pwd)
 binary=${CARGO_TARGET_DIR:-$here/target}/release/egret
-prefix=/usr
+prefix=
 root=
 force=
 uninstall=
@@ -48,11 +48,19 @@ while [ $# -gt 0 ]; do
     shift
 done
 [ -z "$purge" ] || [ -n "$uninstall" ] || fail "--purge needs --uninstall"
-case $prefix in /*) ;; *) fail "--prefix must be an absolute path" ;; esac
+case $prefix in '' | /*) ;; *) fail "--prefix must be an absolute path" ;; esac
 # The prefix is written into the units by sed.
 case $prefix in *[!A-Za-z0-9/._-]*) fail "--prefix may only contain letters, digits, / . _ -" ;; esac
-prefix=${prefix%/}
 root=${root%/}
+units=/etc/systemd/system
+# What is installed is found by its unit, whatever prefix it was installed with.
+if [ -n "$uninstall" ] && program=$(sed -n 's|^ExecStart=\(/.*/egret\) run .*|\1|p' "$root$units/egret.service" 2>/dev/null) &&
+    [ -n "$program" ]; then
+    prefix=${prefix:-${program%bin/egret}}
+    [ "${prefix%/}/bin/egret" = "$program" ] || fail "Egret is installed as $program, not below $prefix: give that --prefix, or none"
+fi
+prefix=${prefix:-/usr}
+prefix=${prefix%/}
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then fail "run as root, or with --root DIR to try it out"; fi
 
 bin=$prefix/bin/egret
@@ -60,7 +68,6 @@ bin=$prefix/bin/egret
 debug=/usr/lib/debug$bin.debug
 lib=$prefix/lib/egret
 config=/etc/egret/egret.toml
-units=/etc/systemd/system
 unit_names=$(cd "$here/deploy" && ls -- *.service *.path 2>/dev/null) || :
 networkd=/etc/systemd/networkd.conf.d/50-egret.conf
 logrotate=/etc/logrotate.d/egret
@@ -172,6 +179,8 @@ install_all() {
     chmod 755 "$root$lib"
     if [ -z "$root" ]; then chown root:root "$lib"; fi
     place 755 "$here/scripts/steer.sh" "$lib/steer.sh"
+    # For `steer.sh down` without the binary.
+    generate "$lib/down.sh" steering print --down
     for unit in $unit_names; do place_unit "$unit"; done
     place 644 "$here/deploy/logrotate" "$logrotate"
     clear_place "$man/egret.1"
@@ -214,18 +223,28 @@ After an upgrade: systemctl restart egret-steering egret
 NEXT
 }
 
+is_steered() { [ -e /run/egret-steering ] || { ip rule show && ip -6 rule show; } 2>/dev/null | grep -q 'proto 23[01]'; }
+# Ends the installer if rules stay. The units stay enabled then: without them, the next boot would forward what clients send.
+take_down() {
+    # shellcheck disable=SC2086 # each a word
+    if has_systemd; then systemctl stop $unit_names 2>/dev/null || :; fi
+    steer=$lib/steer.sh
+    [ -x "$steer" ] || steer=$here/scripts/steer.sh
+    egret=$bin
+    [ -x "$egret" ] || egret=$binary
+    if "$steer" down --egret "$egret" || ! is_steered; then return 0; fi
+    fail "steering could not be taken down, as above; nothing was removed. Egret is stopped, its rules keep clients from passing, and it starts again at the next boot. Mend that (without the binary: build it, or give --binary PATH) and run this again, or go on with: systemctl start egret-steering egret"
+}
 uninstall_all() {
+    if [ -z "$root" ]; then take_down; fi
     if has_systemd; then
-        # shellcheck disable=SC2086 # each a word
+        # shellcheck disable=SC2086
         systemctl disable --now $unit_names 2>/dev/null || :
         # shellcheck disable=SC2086
         systemctl reset-failed $unit_names 2>/dev/null || :
     fi
-    if [ -z "$root" ] && [ -x "$lib/steer.sh" ] && [ -x "$bin" ]; then
-        "$lib/steer.sh" down --egret "$bin" || fail "steering could not be taken down; nothing was removed"
-    fi
     for unit in $unit_names; do rm -f "$root$units/$unit"; done
-    for file in "$bin" "$debug" "$lib/steer.sh" "$networkd" "$logrotate" "$bash_completion" "$zsh_completion" "$fish_completion" \
+    for file in "$bin" "$debug" "$lib/steer.sh" "$lib/down.sh" "$networkd" "$logrotate" "$bash_completion" "$zsh_completion" "$fish_completion" \
         "$config.example"; do
         rm -f "$root$file"
     done

@@ -9,7 +9,8 @@ usage: steer.sh up|guard|down|heal|status [--config FILE] [--egret PATH] [--form
 
   up       put everything in place; run it again after a change of the configuration
   guard    block forwarding until `up` has succeeded; no effect if it has since the boot. Needs no configuration
-  down     remove everything and restore the settings from before; needs no configuration
+  down     remove everything and restore the settings from before; needs no configuration, and where install.sh has been no
+           binary
   heal     restart egret-steering.service, unless steering was taken down by `down`; egret-steering-heal.service runs it
   status   exit 0 if everything is in place, else 1
 
@@ -157,6 +158,8 @@ lift_guard() { for family in $(families); do ip "$family" rule flush protocol $g
 
 end='# egret steering: end' # the last line of every script, so that it is known to be whole
 
+is_whole() { [ "$(tail -n 1)" = "$end" ]; }
+
 # Renders the whole script before running it: if egret fails, nothing has changed. Sets `why` on failure.
 attempt() { # WHAT COMMAND...
     if ! said=$("$@" 2>&1 >"$scratch"); then
@@ -206,7 +209,7 @@ is_interface() { # NAME|PATTERN
 names() { interfaces_of "$1" | grep -qxF -- "$2"; } # FILE INTERFACE
 # Success by exit code is not enough: an empty file has that too. Sets `why` on failure.
 run_script() { # FILE NAME
-    if [ "$(tail -n 1 "$1")" != "$end" ]; then
+    if ! is_whole <"$1"; then
         why="$2: incomplete, or of another version: the last line is not \`$end\`"
         return 1
     fi
@@ -337,11 +340,18 @@ start() {
     rm -f "$taken_down"
     up
 }
+# Sets `script` to the one that removes everything: the binary's, or what install.sh has put beside this file.
+find_down() {
+    if find_egret; then
+        if script=$("$egret" steering print --down) && printf '%s\n' "$script" | is_whole; then return; fi
+        why="$egret printed no whole script"
+    fi
+    beside=$(dirname "$0")/down.sh
+    if [ -f "$beside" ] && is_whole <"$beside"; then script=$(cat "$beside"); else fail "$why: nothing was removed"; fi
+}
 down() {
     alone
-    find_egret || fail "$why"
-    script=$("$egret" steering print --down)
-    [ "$(printf '%s\n' "$script" | tail -n 1)" = "$end" ] || fail "$egret printed no whole script: nothing was removed"
+    find_down
     # What is removed in part is to be repaired.
     trap 'rm -f "$taken_down"' EXIT
     trap 'exit 143' INT TERM HUP

@@ -48,6 +48,7 @@ fn all_files_are_installed() {
         ("etc/systemd/networkd.conf.d/50-egret.conf", 0o644),
         ("usr/bin/egret", 0o755),
         ("usr/lib/debug/usr/bin/egret.debug", 0o644),
+        ("usr/lib/egret/down.sh", 0o644),
         ("usr/lib/egret/steer.sh", 0o755),
         ("usr/share/bash-completion/completions/egret", 0o644),
         ("usr/share/fish/vendor_completions.d/egret.fish", 0o644),
@@ -262,6 +263,12 @@ fn another_prefix_is_written_into_the_units() {
     assert!(steering.contains("ExecStart=/opt/egret/lib/egret/steer.sh up"), "{steering}");
     assert!(steering.contains("--egret /opt/egret/bin/egret "), "{steering}");
     assert!(!steering.contains("/usr/"), "{steering}");
+    // Another one is not passed over in silence; without one, that of the installation counts.
+    let refused = run(root.path(), &["--uninstall", "--prefix", "/usr"]);
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("installed as /opt/egret/bin/egret"));
+    assert!(run(root.path(), &["--uninstall", "--purge"]).status.success());
+    assert_eq!(files(root.path()), BTreeSet::new());
 }
 
 #[test]

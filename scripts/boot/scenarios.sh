@@ -356,7 +356,14 @@ scenario_purge_and_install_again() {
     rm -f "$root"/etc/sysctl.d/90-forward.conf
     machine useradd --create-home alice
     machine usermod -aG egret alice
-    expect "install.sh --uninstall --purge failed" install --uninstall --purge
+    # Where steering cannot be taken down, the next boot is guarded as before.
+    machine sh -c 'mkdir /opt/aside; mv /usr/bin/egret /usr/lib/egret/down.sh /opt/aside'
+    machine /opt/egret/scripts/install.sh --uninstall 2>/dev/null && wrong "install.sh leaves rules behind"
+    for left in egret egret-steering egret-guard; do expect_line '^enabled$' machine systemctl is-enabled $left; done
+    expect "the rules are gone" rules_are_there
+    # The binary is not needed.
+    machine mv /opt/aside/down.sh /usr/lib/egret
+    expect "install.sh --uninstall --purge failed" machine /opt/egret/scripts/install.sh --uninstall --purge
     left=$(machine sh -c 'ls -d /etc/egret* /var/lib/egret* /var/log/egret* /usr/bin/egret /usr/lib/egret /etc/systemd/system/*egret* \
         /etc/systemd/system/*/*egret* /etc/systemd/networkd.conf.d/*egret* /usr/share/man/man1/egret* /usr/share/doc/egret /run/egret* 2>/dev/null
         ip rule; ip -6 rule; ip route show table all; nft list ruleset; getent passwd egret; getent group egret' |

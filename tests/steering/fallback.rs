@@ -89,9 +89,20 @@ fn silent_egret_lifts_no_guard() {
             boot
             steer up --config /$broken.toml; is_fallen_back $broken
         done
-        : >$dir/down.sh
+        cp $dir/down.sh $dir/down; : >$dir/down.sh
         if "$steer" down; then echo down; exit 1; fi
-        ip rule show | grep -q 'proto 230'"#,
+        ip rule show | grep -q 'proto 230'
+        # Beside an installed script no binary is needed.
+        mkdir $dir/lib; cp "$steer" $dir/lib;
+        "$steer" up --config /good.toml
+        for egret in $dir/egret $dir/none; do
+            head -n -1 $dir/down >$dir/lib/down.sh
+            if $dir/lib/steer.sh down --egret $egret; then echo part of a script; exit 1; fi
+            ip rule show | grep -q 'proto 230'
+            cp $dir/down $dir/lib/down.sh; $dir/lib/steer.sh down --egret $egret
+            if ip rule show | grep 'proto 230'; then exit 1; fi
+            "$steer" up --config /good.toml
+        done"#,
     );
 }
 
