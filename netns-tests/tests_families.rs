@@ -25,6 +25,7 @@ crate::trials! {
         partial_route_is_not_refused,
         pool_without_route_is_refused,
         pool_with_some_routes_is_not_refused,
+        pool_with_own_table_is_not_refused,
         own_addresses_and_other_ports_stay_open;
     once:
         reload_adding_the_family_ends_refusal,
@@ -274,6 +275,25 @@ fn pool_with_some_routes_is_not_refused(family: Family) {
         wait_until("connections to be accepted again", || beta_connects().is_ok());
     }
     assert!(!gateway.stderr().contains("pool=alpha"), "{}", gateway.stderr());
+}
+
+/// Nothing leads out but a table of the pool's own, to the servers' network alone.
+fn pool_with_own_table_is_not_refused(family: Family) {
+    let (version, pool, near) = match family {
+        Family::V4 => ("-4", "203.0.113.16/30", "198.51.100.0/24"),
+        Family::V6 => ("-6", "2001:db8:100::/120", "2001:db8:51::/64"),
+    };
+    let lab = Lab::new();
+    let _gateway = lab.start_gateway(&Config::default());
+    let server = Server::raw(&lab, family, 7000);
+    lab.gateway.shell(&format!(
+        "ip {version} route add {near} dev s0 table 77; ip {version} rule add pref 32000 from {pool} lookup 77; \
+         ip {version} route del default; ip {version} route del {near} dev s0"
+    ));
+    // The other tenant's refusal tells that the gateway has looked.
+    let beta = || lab.try_connect(Tenant::Beta, server.address(), PATIENCE).map_err(|error| error.kind());
+    wait_until("the other pool to be refused", || matches!(beta(), Err(ErrorKind::ConnectionRefused)));
+    Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
 }
 
 fn own_addresses_and_other_ports_stay_open(family: Family) {

@@ -4,7 +4,7 @@ mod rules;
 mod ways_out;
 
 pub use rules::{RoutingRule, rules};
-pub use ways_out::{SOURCES, WaysOut, ways_out};
+pub use ways_out::{RoutingTables, SOURCES, WaysOut};
 
 use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -3,7 +3,7 @@
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::config::Config;
-use crate::sys::routing::{IpFamily, SOURCES, WaysOut, ways_out};
+use crate::sys::routing::{IpFamily, RoutingTables, SOURCES, WaysOut};
 use ipnet::IpNet;
 use std::iter;
 use std::net::IpAddr;
@@ -49,13 +49,14 @@ pub(super) fn used_pools(config: &Config) -> Vec<UsedPool> {
 const CHECK: &str = "families";
 
 pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
-    let mut found = Vec::new();
+    let (mut found, tables) = (Vec::new(), RoutingTables::default());
     for pool in pools {
         let sources = IpFamily::ALL.map(|family| spread(&pool.networks[family as usize]));
-        let ways = IpFamily::ALL.map(|family| ways_out(family, sources[family as usize].iter().copied()));
+        let ways =
+            IpFamily::ALL.map(|family| tables.ways_out(family, sources[family as usize].iter().copied()));
         found.extend(of_pool(pool, ways));
         for family in pool.families().filter(|family| ways[*family as usize] == WaysOut::Default) {
-            let way = |source| ways_out(family, iter::once(source));
+            let way = |source| tables.ways_out(family, iter::once(source));
             found.extend(partly_ruled_out(&pool.name, family, &sources[family as usize], way));
         }
     }
@@ -98,16 +99,16 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> O
     }
     let unrouted =
         consequence("its connections are accepted and end as dial_failed: no family has a way out");
-    let ruled = |why| {
-        let found = format!("a rule keeps pool {name} from the {called} default route");
-        CheckFinding::fail(CHECK, found, why, no_rule(family))
-    };
+    let ruled = |found: String, why| CheckFinding::fail(CHECK, found, why, no_rule(family));
     match ways {
         WaysOut::Default => None,
         WaysOut::SomeNetworks => {
-            Some(ruled("flows to other networks than the table has routes for end as dial_failed"))
+            let found = format!("a rule leads pool {name} to some {called} networks alone");
+            Some(ruled(found, "flows to other networks than the table has routes for end as dial_failed"))
         }
-        WaysOut::RuledOut => Some(ruled(unrouted)),
+        WaysOut::RuledOut => {
+            Some(ruled(format!("a rule keeps pool {name} from the {called} default route"), unrouted))
+        }
         WaysOut::NoDefault => Some(CheckFinding::fail(
             CHECK,
             format!("no {called} route leads out for pool {name}"),
@@ -183,9 +184,12 @@ mod tests {
             Some((told.found, told.mend.unwrap_or_default().to_string()))
         };
         assert_eq!(told(IpFamily::V4, WaysOut::Default), None);
-        for ways in [WaysOut::RuledOut, WaysOut::SomeNetworks] {
+        for (ways, said) in [
+            (WaysOut::RuledOut, "a rule keeps pool a from the IPv4 default route"),
+            (WaysOut::SomeNetworks, "a rule leads pool a to some IPv4 networks alone"),
+        ] {
             let (found, remedy) = told(IpFamily::V4, ways).unwrap();
-            assert_eq!(found, "a rule keeps pool a from the IPv4 default route");
+            assert_eq!(found, said);
             assert!(remedy.contains("ip -4 rule") && remedy.contains("delete the rule"), "{remedy}");
         }
         let (_, remedy) = told(IpFamily::V4, WaysOut::NoDefault).unwrap();

@@ -8,7 +8,7 @@ use crate::admin::FamilyRefusal;
 use crate::control::failure_notice::FailureNotice;
 use crate::egress::{Pool, Pools};
 use crate::sys::refusals::{RefusalScope, Refusals, RefusedClients};
-use crate::sys::routing::{self, IpFamily, RouteDecision, WaysOut};
+use crate::sys::routing::{self, IpFamily, RouteDecision, RoutingTables, WaysOut};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FamilyReachability {
     Yes,
-    /// There is no default route, though there may be routes to some networks.
+    /// There is no default route, though there may be routes to some networks, whatever the source.
     Unrouted,
     /// There is a default route, but rules of policy routing keep the pool's addresses from it and from all others.
     PoolUnrouted,
@@ -122,10 +122,10 @@ impl FamilyRefusals {
 
     /// Finds the families that can leave each pool, and updates the kernel's table.
     pub(super) fn check(&mut self, pools: &Pools) {
-        let mut states = PoolStates::new();
+        let (mut states, tables) = (PoolStates::new(), RoutingTables::default());
         for (_, name) in &self.clients {
             if let Some(pool) = pools.pool(name).filter(|_| !states.contains_key(name)) {
-                states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6));
+                states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6, &tables));
             }
         }
         let of = |v4| refused(&self.clients, &states, v4);
@@ -222,14 +222,14 @@ fn keep_last(counted: &mut [u64; 2], read: &io::Result<[u64; 2]>) {
 }
 
 /// The states of IPv4 and IPv6. If neither can leave, both count as able to: see the head of this file.
-fn leaves(pool: &Pool, takes_ipv6: bool) -> [FamilyReachability; 2] {
+fn leaves(pool: &Pool, takes_ipv6: bool, tables: &RoutingTables) -> [FamilyReachability; 2] {
     let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
         let taken = takes_ipv6 || family == Family::V4;
         let mut sources = pool.available(family).map(SourceAddr::ip).peekable();
         if !taken || sources.peek().is_none() {
             return FamilyReachability::No;
         }
-        match routing::ways_out(of, sources) {
+        match tables.ways_out(of, sources) {
             // no refusals on uncertain grounds
             WaysOut::Default | WaysOut::SomeNetworks => FamilyReachability::Yes,
             // The kernel, which refuses by destination alone, would let pass what the pool's addresses have no route for.
