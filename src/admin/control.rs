@@ -10,6 +10,7 @@ use super::candidate::{
 use super::explain::{ExplainQuery, ExplainReport};
 use super::names::{NamesQuery, NamesReport};
 use super::peer::Peer;
+use super::pending_order::PendingOrder;
 use super::places::RequestMark;
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::probe::{ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlowAnswer};
@@ -30,7 +31,6 @@ use serde::Serialize;
 use std::io;
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// Largest request body; a path has up to 4 KiB.
@@ -57,7 +57,7 @@ pub struct ControlHandlers {
     /// Starts or stops draining a source address.
     pub drain: OrderHandler<DrainOrder, DrainAnswer>,
     /// Reloads the configuration; answers when that is done.
-    pub reload: OrderHandler<(), oneshot::Receiver<ReloadAnswer>>,
+    pub reload: OrderHandler<(), PendingOrder<ReloadAnswer>>,
     /// Starts a trace of flows.
     pub trace: OrderHandler<TraceOrder, TraceStarted>,
     /// Takes the steps of a trace since the last query.
@@ -80,14 +80,14 @@ pub struct CandidateHandlers {
     /// Lists the files that a promotion reads and writes.
     pub files: QueryHandler<(), PromotionFiles>,
     /// Loads a candidate.
-    pub load: OrderHandler<LoadOrder, oneshot::Receiver<LoadAnswer>>,
+    pub load: OrderHandler<LoadOrder, PendingOrder<LoadAnswer>>,
     /// Changes the share of clients that it is enforced for.
-    pub share: OrderHandler<ShareOrder, oneshot::Receiver<Result<ShareAnswer, ControlError>>>,
+    pub share: OrderHandler<ShareOrder, PendingOrder<Result<ShareAnswer, ControlError>>>,
     /// Puts the candidate in force, if the files of the running configuration now match it. Refused after a rollback, unless
     /// forced.
-    pub promote: OrderHandler<PromoteOrder, oneshot::Receiver<ReloadAnswer>>,
+    pub promote: OrderHandler<PromoteOrder, PendingOrder<ReloadAnswer>>,
     /// Drops the candidate.
-    pub drop: OrderHandler<(), oneshot::Receiver<Result<DropAnswer, ControlError>>>,
+    pub drop: OrderHandler<(), PendingOrder<Result<DropAnswer, ControlError>>>,
 }
 
 /// Error of a query or an order, as a message for people.
@@ -239,16 +239,22 @@ async fn reload(
 }
 
 /// Waits for the result of an order; otherwise returns the error response.
-async fn carried_out<A>(order: Result<oneshot::Receiver<A>, ControlError>) -> Result<A, Response> {
-    let answer = order.map_err(|ControlError(why)| error(StatusCode::SERVICE_UNAVAILABLE, &why))?;
-    match timeout(reload::PATIENCE, answer).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(_)) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping")),
-        Err(_) => {
-            let why =
-                "it goes on, and takes long; the gateway's log and its audit log will say what came of it";
-            Err(error(StatusCode::GATEWAY_TIMEOUT, why))
-        }
+async fn carried_out<A>(order: Result<PendingOrder<A>, ControlError>) -> Result<A, Response> {
+    let mut order = order.map_err(|ControlError(why)| error(StatusCode::SERVICE_UNAVAILABLE, &why))?;
+    match timeout(reload::PATIENCE, order.answer()).await {
+        Ok(Some(answer)) => Ok(answer),
+        Ok(None) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping")),
+        Err(_) => Err(error(StatusCode::GATEWAY_TIMEOUT, late(order.has_begun()))),
+    }
+}
+
+/// The answer to an order whose result takes long.
+fn late(has_begun: bool) -> &'static str {
+    if has_begun {
+        "it goes on, and takes long; the gateway's log and its audit log will say what came of it"
+    } else {
+        "it waits behind another order, such as a load of large or slow files, and is carried out after that; the gateway's log \
+         and its audit log will say what came of it"
     }
 }
 
@@ -352,6 +358,7 @@ fn credentials(stream: &UnixStream) -> SocketPeer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::pending_order;
 
     #[test]
     fn only_root_and_owners_may_change() {
@@ -363,5 +370,25 @@ mod tests {
         assert!(!may(Some(7), Some(5)) && !may(Some(200), Some(100)));
         assert!(!may(Some(7), Some(0)), "root's group is nobody in particular");
         assert!(!may(None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn late_order_tells_if_it_waits() {
+        for (begins, said) in [(true, "it goes on"), (false, "it waits behind another order")] {
+            let (reply, order) = pending_order::<()>();
+            if begins {
+                reply.begin();
+            }
+            let response = carried_out(Ok(order)).await.unwrap_err();
+            assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
+            let body = axum::body::to_bytes(response.into_body(), BODY).await.unwrap();
+            assert!(String::from_utf8_lossy(&body).contains(said), "{body:?}");
+            reply.send(());
+        }
+        let (reply, order) = pending_order();
+        reply.send(7);
+        assert_eq!(carried_out(Ok(order)).await.unwrap(), 7);
+        let (_, order) = pending_order::<()>();
+        assert_eq!(carried_out(Ok(order)).await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
     }
 }

@@ -9,6 +9,7 @@ mod control;
 mod explain;
 mod names;
 mod peer;
+mod pending_order;
 mod places;
 mod ports;
 mod probe;
@@ -33,6 +34,7 @@ pub use explain::{
     parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
+pub use pending_order::{OrderReply, PendingOrder, pending_order};
 pub use ports::{
     ClientPorts, DestinationFilter, DestinationPorts, DrainAnswer, DrainOrder, PortsQuery, PortsReport,
     SourcePorts, TenantPorts, report,

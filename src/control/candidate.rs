@@ -8,7 +8,7 @@ use super::reload::{ReloadHandle, Reloader};
 use super::verification;
 use crate::admin::{
     CandidateHandlers, CandidateReport, ControlError, DropAnswer, FileRead, FileSet, LoadAnswer, LoadOrder,
-    PromoteOrder, PromotionFiles, ReloadAnswer, RollbackReport, ShareAnswer, ShareOrder,
+    PendingOrder, PromoteOrder, PromotionFiles, ReloadAnswer, RollbackReport, ShareAnswer, ShareOrder,
 };
 use crate::audit::{ConfigDifference, Originator, SocketPeer, What};
 use crate::clock;
@@ -18,7 +18,6 @@ use crate::policy::{Policy, TenantSpec};
 use std::path::{Path, PathBuf, absolute};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tokio::sync::oneshot;
 
 /// Error of loading a candidate.
 #[derive(Debug, thiserror::Error)]
@@ -75,11 +74,7 @@ impl CandidateApi {
         Ok(PromotionFiles { candidate, running, revokes, asks, fell_back })
     }
 
-    fn load(
-        &self,
-        peer: SocketPeer,
-        order: LoadOrder,
-    ) -> Result<oneshot::Receiver<LoadAnswer>, ControlError> {
+    fn load(&self, peer: SocketPeer, order: LoadOrder) -> Result<PendingOrder<LoadAnswer>, ControlError> {
         self.reloads.run(move |reloader| reloader.load_candidate(Originator::Control(peer), &order))
     }
 
@@ -87,7 +82,7 @@ impl CandidateApi {
         &self,
         peer: SocketPeer,
         order: ShareOrder,
-    ) -> Result<oneshot::Receiver<Result<ShareAnswer, ControlError>>, ControlError> {
+    ) -> Result<PendingOrder<Result<ShareAnswer, ControlError>>, ControlError> {
         self.reloads.run(move |reloader| reloader.share_candidate(Originator::Control(peer), &order))
     }
 
@@ -95,14 +90,11 @@ impl CandidateApi {
         &self,
         peer: SocketPeer,
         order: PromoteOrder,
-    ) -> Result<oneshot::Receiver<ReloadAnswer>, ControlError> {
+    ) -> Result<PendingOrder<ReloadAnswer>, ControlError> {
         self.reloads.run(move |reloader| reloader.promote_candidate(Originator::Control(peer), order))
     }
 
-    fn drop(
-        &self,
-        peer: SocketPeer,
-    ) -> Result<oneshot::Receiver<Result<DropAnswer, ControlError>>, ControlError> {
+    fn drop(&self, peer: SocketPeer) -> Result<PendingOrder<Result<DropAnswer, ControlError>>, ControlError> {
         self.reloads.run(move |reloader| reloader.drop_candidate(Originator::Control(peer)))
     }
 }

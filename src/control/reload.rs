@@ -14,7 +14,7 @@ use super::policy_source::PolicySource;
 use super::recheck::RecheckHandle;
 use super::snapshot;
 use super::untracked::UntrackedPools;
-use crate::admin::{ControlError, PromoteOrder, ReloadAnswer};
+use crate::admin::{ControlError, OrderReply, PendingOrder, PromoteOrder, ReloadAnswer, pending_order};
 use crate::audit::{Originator, What};
 use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig, Texts};
@@ -30,7 +30,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::thread;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Most pending orders. Reloads that are pending when one ends are coalesced into the next.
 const WAITING: usize = 64;
@@ -40,7 +39,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// Request for a reload.
 struct ReloadOrder {
     by: Originator,
-    reply: Option<oneshot::Sender<ReloadAnswer>>,
+    reply: Option<OrderReply<ReloadAnswer>>,
 }
 
 /// A task of the thread.
@@ -55,22 +54,22 @@ enum ReloadTask {
 pub(crate) struct ReloadHandle(SyncSender<ReloadTask>);
 
 impl ReloadHandle {
-    /// Orders a reload; returns the receiver of its result.
-    pub(crate) fn order(&self, by: Originator) -> Result<oneshot::Receiver<ReloadAnswer>, ControlError> {
-        let (reply, answer) = oneshot::channel();
+    /// Orders a reload; its result is sent once it is carried out.
+    pub(crate) fn order(&self, by: Originator) -> Result<PendingOrder<ReloadAnswer>, ControlError> {
+        let (reply, answer) = pending_order();
         self.put(ReloadTask::Reload(ReloadOrder { by, reply: Some(reply) }))?;
         Ok(answer)
     }
 
-    /// Runs another task on the thread; returns the receiver of its result.
+    /// Runs another task on the thread; its result is sent once it is carried out.
     pub(crate) fn run<A: Send + 'static>(
         &self,
         task: impl FnOnce(&mut Reloader) -> A + Send + 'static,
-    ) -> Result<oneshot::Receiver<A>, ControlError> {
-        let (reply, answer) = oneshot::channel();
+    ) -> Result<PendingOrder<A>, ControlError> {
+        let (reply, answer) = pending_order();
         self.put(ReloadTask::Other(Box::new(move |reloader| {
-            // The receiver may be gone.
-            let _ = reply.send(task(reloader));
+            reply.begin();
+            reply.send(task(reloader));
         })))?;
         Ok(answer)
     }
@@ -212,6 +211,7 @@ impl Reloader {
         if orders.is_empty() {
             return;
         }
+        orders.iter().filter_map(|order| order.reply.as_ref()).for_each(OrderReply::begin);
         let before = Arc::clone(&self.in_force.current().version);
         let result = self.reload(None);
         let config = Arc::clone(&self.in_force.current().version);
@@ -222,8 +222,7 @@ impl Reloader {
         for ReloadOrder { by, reply } in orders {
             self.auditor.exchanged(What::Reload, by, &before, audit_result(&result));
             if let Some(reply) = reply {
-                // The receiver may be gone.
-                let _ = reply.send(answer(&result, &config));
+                reply.send(answer(&result, &config));
             }
         }
     }

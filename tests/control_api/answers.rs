@@ -7,7 +7,6 @@ use egret::admin::{
 };
 use egret::audit::SocketPeer;
 use std::sync::{Arc, Mutex};
-use tokio::sync::oneshot;
 
 /// One pool with one address, and one warm destination.
 pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
@@ -30,8 +29,8 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
         }
     };
     let reload = |_: SocketPeer, ()| {
-        let (answer, told) = oneshot::channel();
-        answer.send(refused()).unwrap();
+        let (answer, told) = admin::pending_order();
+        answer.send(refused());
         Ok(told)
     };
     let names = |_| Err(ControlError("nobody asks".into()));
@@ -64,25 +63,25 @@ fn candidate() -> CandidateHandlers {
     let none = || ControlError("no candidate is loaded".into());
     let load = |_: SocketPeer, order: admin::LoadOrder| {
         let loaded = order.file.ends_with("good.toml");
-        let (answer, told) = oneshot::channel();
+        let (answer, told) = admin::pending_order();
         let findings = if loaded { Vec::new() } else { vec!["bad.toml:3:1: error: unknown key".into()] };
         let (version, difference) = (String::from("a1b2c3"), loaded.then(Default::default));
-        answer.send(LoadAnswer { loaded, version, difference, revoked: 0, findings }).unwrap();
+        answer.send(LoadAnswer { loaded, version, difference, revoked: 0, findings });
         Ok(told)
     };
     let share = move |_: SocketPeer, _: admin::ShareOrder| {
-        let (answer, told) = oneshot::channel();
-        answer.send(Err(none())).unwrap();
+        let (answer, told) = admin::pending_order();
+        answer.send(Err(none()));
         Ok(told)
     };
     let promote = |_: SocketPeer, _: admin::PromoteOrder| {
-        let (answer, told) = oneshot::channel();
-        answer.send(refused()).unwrap();
+        let (answer, told) = admin::pending_order();
+        answer.send(refused());
         Ok(told)
     };
     let drop = move |_: SocketPeer, ()| {
-        let (answer, told) = oneshot::channel();
-        answer.send(Err(none())).unwrap();
+        let (answer, told) = admin::pending_order();
+        answer.send(Err(none()));
         Ok(told)
     };
     CandidateHandlers {

@@ -1,0 +1,50 @@
+//! Orders that another thread carries out, one after the other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::oneshot;
+
+/// An order that has been taken, for whoever waits for its result.
+#[derive(Debug)]
+pub struct PendingOrder<A> {
+    answer: oneshot::Receiver<A>,
+    begun: Arc<AtomicBool>,
+}
+
+/// The same, for the thread that carries it out.
+#[derive(Debug)]
+pub struct OrderReply<A> {
+    answer: oneshot::Sender<A>,
+    begun: Arc<AtomicBool>,
+}
+
+/// Creates both ends of an order.
+pub fn pending_order<A>() -> (OrderReply<A>, PendingOrder<A>) {
+    let (sender, answer) = oneshot::channel();
+    let begun = Arc::new(AtomicBool::new(false));
+    (OrderReply { answer: sender, begun: Arc::clone(&begun) }, PendingOrder { answer, begun })
+}
+
+impl<A> OrderReply<A> {
+    /// Notes that the order is being carried out, and waits behind no other any more.
+    pub fn begin(&self) {
+        self.begun.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends the result, which nobody may wait for any more.
+    pub fn send(self, answer: A) {
+        let _ = self.answer.send(answer);
+    }
+}
+
+impl<A> PendingOrder<A> {
+    /// Waits for the result. `None` if the thread has ended without one.
+    pub(super) async fn answer(&mut self) -> Option<A> {
+        (&mut self.answer).await.ok()
+    }
+
+    /// False while other orders are carried out before it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Relaxed)
+    }
+}
