@@ -76,7 +76,8 @@ impl DenialWindow {
         if !newly_denied {
             return None;
         }
-        let recent = self.slots.iter().filter(|slot| number - slot.number < SLOTS as u64);
+        // Another worker may have counted a flow of the next slot already.
+        let recent = self.slots.iter().filter(|slot| number.saturating_sub(slot.number) < SLOTS as u64);
         let (denied, flows) =
             recent.fold((0, 0), |(denied, flows), slot| (denied + slot.denied, flows + slot.flows));
         let bound = f64::from(flows) * max_denials / 100.0;
@@ -138,6 +139,14 @@ mod tests {
         }
         assert_eq!(watch.note(true, start, 1.0), Some((11, 1001)));
         assert_eq!(watch.note(true, start, 100.0), None, "a bound of 100 % is none");
+    }
+
+    #[test]
+    fn flows_may_be_counted_out_of_order() {
+        let start = clock::now();
+        let mut watch = DenialWindow::new(start);
+        assert_eq!(watch.note(true, start + SLOT, 1.0), None);
+        assert_eq!(watch.note(true, start, 1.0), None);
     }
 
     #[test]
