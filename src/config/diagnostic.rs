@@ -129,8 +129,8 @@ pub(super) struct Diagnostics {
     kept: Option<Texts>,
     budget: ReadBudget,
     found: Vec<(SourcePosition, Severity, String, String)>,
-    errors: usize,
-    warnings: usize,
+    /// By severity, whether kept or not.
+    counts: [usize; 2],
 }
 
 /// Findings of each severity that are kept: a file may have one for every few bytes.
@@ -185,8 +185,7 @@ impl Diagnostics {
             kept,
             budget: ReadBudget::default(),
             found: Vec::new(),
-            errors: 0,
-            warnings: 0,
+            counts: [0; 2],
         }
     }
 
@@ -257,10 +256,7 @@ impl Diagnostics {
     }
 
     pub(super) fn error(&mut self, at: SourcePosition, message: impl Into<String>, help: impl Into<String>) {
-        self.errors += 1;
-        if self.has_room() {
-            self.found.push((at, Severity::Error, message.into(), help.into()));
-        }
+        self.note(Severity::Error, at, message.into(), help.into());
     }
 
     pub(super) fn warning(
@@ -269,20 +265,25 @@ impl Diagnostics {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.warnings += 1;
-        if self.warnings <= MAX_FINDINGS {
-            self.found.push((at, Severity::Warning, message.into(), help.into()));
+        self.note(Severity::Warning, at, message.into(), help.into());
+    }
+
+    fn note(&mut self, severity: Severity, at: SourcePosition, message: String, help: String) {
+        let count = &mut self.counts[severity as usize];
+        *count += 1;
+        if *count <= MAX_FINDINGS {
+            self.found.push((at, severity, message, help));
         }
     }
 
     /// Number of errors so far, whether kept or not.
     pub(super) fn errors(&self) -> usize {
-        self.errors
+        self.counts[Severity::Error as usize]
     }
 
     /// False once there are more errors than are kept: reading on tells nothing more.
     pub(super) fn has_room(&self) -> bool {
-        self.errors <= MAX_FINDINGS
+        self.errors() <= MAX_FINDINGS
     }
 
     /// Formats `file:line`, for a message that refers to a second place.
@@ -303,8 +304,8 @@ impl Diagnostics {
             help,
         };
         let mut diagnostics: Vec<_> = self.found.into_iter().map(diagnostic).collect();
-        let counts = [(Severity::Error, self.errors), (Severity::Warning, self.warnings)];
-        for (severity, _) in counts.into_iter().filter(|(_, count)| *count > MAX_FINDINGS) {
+        let severities = [Severity::Error, Severity::Warning].into_iter().zip(self.counts);
+        for (severity, _) in severities.filter(|(_, count)| *count > MAX_FINDINGS) {
             let message =
                 format!("there are more {}s: the first {MAX_FINDINGS} are shown", severity.as_str());
             let file = Arc::clone(&files[0]);

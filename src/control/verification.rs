@@ -10,6 +10,7 @@ use crate::policy::{CertificateRule, DestinationRule, RuleSpec, TenantSpec};
 use crate::telemetry::Metrics;
 use crate::verify::{self, NameKey, TenantLookups, Verifier, VerifierCapacity, VerifierSettings};
 use std::collections::HashSet;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -27,7 +28,8 @@ pub(crate) fn verifier(
     if !config.tenants.iter().any(asks) {
         return Ok(None);
     }
-    for missing in missing(config) {
+    let (asked, roots) = (asked_servers(config), config.roots.store());
+    for missing in missing_of(config, asked.as_ref(), roots.as_ref().err()) {
         tracing::error!(
             "{missing}; flows whose rules need it are denied until it is there, which is watched"
         );
@@ -39,7 +41,7 @@ pub(crate) fn verifier(
     ];
     let known = || known.into_iter().flatten();
     let follows_system = asks_names(config) && config.resolver.servers.is_none();
-    let servers = match asked_servers(config) {
+    let servers = match asked {
         None => Vec::new(),
         Some(Ok(servers)) => servers,
         // Those that the file named last.
@@ -47,22 +49,35 @@ pub(crate) fn verifier(
             known().find(|known| known.follows_system()).map_or_else(Vec::new, |known| known.servers())
         }
     };
-    let (dnssec, grace, roots) =
-        (config.resolver.dnssec.clone(), config.resolver.grace, config.roots.clone());
-    let settings = VerifierSettings { servers, follows_system, dnssec, grace, roots };
+    let settings = VerifierSettings {
+        servers,
+        follows_system,
+        dnssec: config.resolver.dnssec.clone(),
+        grace: config.resolver.grace,
+        roots: config.roots.clone(),
+    };
     if let Some(verifier) = known().find(|known| known.is_of(&settings)) {
         return Ok(Some(Arc::clone(verifier)));
     }
-    Ok(Some(Arc::new(Verifier::start(settings, capacity, metrics.lookups(), metrics.probes())?)))
+    Ok(Some(Arc::new(Verifier::start(settings, roots.ok(), capacity, metrics.lookups(), metrics.probes())?)))
 }
 
 /// Lists the needs of rules that this machine does not meet, each with the remedy.
 pub(crate) fn missing(config: &Config) -> Vec<String> {
-    let servers = asked_servers(config).and_then(Result::err);
+    let roots = config.roots.store();
+    missing_of(config, asked_servers(config).as_ref(), roots.as_ref().err())
+}
+
+/// `servers`: those that rules ask; `no_roots`: why there are no root certificates.
+fn missing_of(
+    config: &Config,
+    servers: Option<&Result<Vec<SocketAddr>, String>>,
+    no_roots: Option<&io::Error>,
+) -> Vec<String> {
+    let servers = servers.and_then(|servers| servers.as_ref().err());
     let servers = servers.map(|why| format!("cannot look names up: {why}"));
     let mut rules = config.tenants.iter().flat_map(|tenant| &tenant.rules);
-    let asks_servers = rules.any(|rule| rule.certificate != CertificateRule::Unasked);
-    let roots = asks_servers.then(|| config.roots.store().err()).flatten();
+    let roots = no_roots.filter(|_| rules.any(|rule| rule.certificate != CertificateRule::Unasked));
     let roots = roots.map(|why| format!("cannot verify certificates: {why}"));
     servers.into_iter().chain(roots).collect()
 }

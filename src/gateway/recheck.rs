@@ -75,9 +75,10 @@ struct QueuedCheck {
     expiry: CheckExpiry,
 }
 
-impl QueuedCheck {
-    fn all(new: Vec<(CheckKey, LiveFlow)>, expiry: CheckExpiry) -> impl Iterator<Item = Self> {
-        new.into_iter().map(move |(key, flow)| Self { key, flow, expiry })
+/// Queues new checks, each behind all others of its tenant.
+fn queue(turns: &mut CheckTurns<QueuedCheck>, new: Vec<(CheckKey, LiveFlow)>, expiry: CheckExpiry) {
+    for (key, flow) in new {
+        turns.push(Arc::clone(&key.tenant), QueuedCheck { key, flow, expiry });
     }
 }
 
@@ -132,9 +133,7 @@ impl GatewayState {
                         let from_order = clock::now() + how.patience * PATIENCE_IN_ALL;
                         let expiry = CheckExpiry { from_start: None, from_order };
                         let new = self.collect_checks(&mut waiting, |look| self.table.each(look));
-                        for check in QueuedCheck::all(new, expiry) {
-                            turns.push(Arc::clone(&check.key.tenant), check);
-                        }
+                        queue(&mut turns, new, expiry);
                         continue;
                     }
                     None => return,
@@ -168,9 +167,7 @@ impl GatewayState {
             // Another policy may be in force since, which requires another check of some of them, or none of the one that
             // was made. The deadline stays the same.
             let new = self.collect_checks(&mut waiting, |look| self.table.each_of(&left, look));
-            for check in QueuedCheck::all(new, check.expiry) {
-                turns.push(Arc::clone(&check.key.tenant), check);
-            }
+            queue(&mut turns, new, check.expiry);
             if waiting.is_empty() {
                 tracing::info!(
                     proved,

@@ -11,6 +11,7 @@ use super::refresh;
 use super::shards::NameKey;
 use crate::clock;
 use arc_swap::ArcSwap;
+use rustls::RootCertStore;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
@@ -47,9 +48,10 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Starts the thread.
+    /// Starts the thread. `roots`: those of the settings, if there are any.
     pub fn start(
         settings: VerifierSettings,
+        roots: Option<RootCertStore>,
         capacity: &VerifierCapacity,
         lookups: LookupMeters,
         probes: ProbeMeters,
@@ -70,7 +72,7 @@ impl Verifier {
         );
         let certificates =
             CertificateCache::new(capacity.probes.clone(), runtime.handle().clone(), clock::now, probes);
-        if let Ok(roots) = settings.roots.store() {
+        if let Some(roots) = roots {
             certificates.trust(roots);
         }
         let (pins, pinned) = mpsc::unbounded_channel();
