@@ -26,6 +26,7 @@ const OF_A_QUERY: usize = 3 + 1;
 /// Sockets of one lookup at one server, which is queried in two modes.
 pub const SOCKETS: usize = 2 * OF_A_QUERY;
 /// The same with DNSSEC: the keys of up to nine signatures of a record set are queried at once, in one mode.
+/// An estimate, and no bound: what is queried for each of those keys in turn depends on the zones.
 pub(super) const SIGNED_SOCKETS: usize = 9 * OF_A_QUERY;
 
 /// A resolver that queries one server.
