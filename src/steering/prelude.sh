@@ -22,13 +22,20 @@ is_recorded() {
 }
 record() { # NAME VALUE
     if is_recorded "$1"; then
-        while IFS= read -r entry; do case $entry in "$1="*) ;; *) printf '%s\n' "$entry" ;; esac; done <"$state" >"$state.new"
+        others_of "$1" >"$state.new"
         printf '%s=%s\n' "$1" "$2" >>"$state.new"
         mv "$state.new" "$state"
     else
         printf '%s=%s\n' "$1" "$2" >>"$state"
     fi
 }
+forget() { # NAME
+    if is_recorded "$1"; then
+        others_of "$1" >"$state.new"
+        mv "$state.new" "$state"
+    fi
+}
+others_of() { while IFS= read -r entry; do case $entry in "$1="*) ;; *) printf '%s\n' "$entry" ;; esac; done <"$state"; }
 
 # --- sysctls
 
@@ -45,23 +52,42 @@ read_sysctl() { # NAME: sets `path` and `value`
     value=$(tr '\t' ' ' <"$path")
 }
 
-set_sysctl() { # NAME VALUE
+set_sysctl() { # NAME VALUE: fails where it cannot be written
     read_sysctl "$1"
     # Our own value from an earlier run is not what was there before.
     if ! is_recorded "set.$1" || [ "$value" != "$(recorded "set.$1")" ]; then record "before.$1" "$value"; fi
-    printf '%s\n' "$2" >"$path"
+    write_path "$2" || return 1
     read_sysctl "$1"
     record "set.$1" "$value"
 }
+write_path() { { printf '%s\n' "$1" >"$path"; } 2>/dev/null; } # VALUE
 at_least() { # NAME VALUE WHY
     find_sysctl "$1"
     if [ ! -e "$path" ]; then say "this kernel has no $1 ($3)"; return; fi
     read_sysctl "$1"
-    if [ "$value" -lt "$2" ]; then set_sysctl "$1" "$2"; fi
+    if [ "$value" -ge "$2" ] || set_sysctl "$1" "$2"; then return; fi
+    say "$1 stays $value, since it cannot be written here; $2 is better ($3)"
+}
+must_be_reservable() { # RANGES
+    read_sysctl net.ipv4.ip_local_reserved_ports
+    if [ -w "$path" ] || are_reserved "$1"; then return 0; fi
+    say "net.ipv4.ip_local_reserved_ports cannot be written here (is /proc/sys read-only?): other programs would take ports of the pools"
+    say "nothing was changed; from where it can be written, set it to a list that has $1"
+    exit 1
+}
+are_reserved() { # RANGES: in the list `value`
+    printf '%s\n' "$value" "$1" | awk -F , '{
+        for (i = 1; i <= NF; i++) {
+            first = last = $i; sub(/-.*/, "", first); sub(/.*-/, "", last)
+            for (p = first + 0; p <= last + 0; p++) if (NR == 1) there[p] = 1; else if (!(p in there)) exit 1
+        }
+    }'
 }
 reserve_ports() { # RANGES: added to what others reserved
     name=net.ipv4.ip_local_reserved_ports
     read_sysctl $name
+    # See must_be_reservable.
+    if [ ! -w "$path" ]; then return 0; fi
     others=$value
     if is_recorded "set.$name" && [ "$others" = "$(recorded "set.$name")" ]; then others=$(recorded "before.$name"); fi
     set_sysctl $name "${others:+$others,}$1"
@@ -122,7 +148,7 @@ restore_sysctls() {
     sed -n 's/^set\.\([a-z0-9._]*\)=.*/\1/p' "$state" | while read -r name; do
         read_sysctl "$name"
         if [ "$value" = "$(recorded "set.$name")" ]; then
-            recorded "before.$name" >"$path"
+            write_path "$(recorded "before.$name")" || say "$name cannot be written here; left as it is"
         else
             say "$name was changed by somebody since; left as it is"
         fi
@@ -317,11 +343,27 @@ remove_routing() {
 saved() { # iptables-save|... ARGUMENT...
     { "$@" 2>&1 >&3 | grep -v '^# Warning: .*-legacy tables present' >&2 || :; } 3>&1
 }
+# Rules are removed with the tool that put them there. Looked at before anything is changed.
+must_be_removable() {
+    lost=
+    for tool in iptables ip6tables nft; do
+        if have $tool; then continue; fi
+        # The nftables backend of iptables is seen without it, too.
+        if is_recorded loaded.$tool || { [ $tool != nft ] && have nft && nft list ruleset 2>/dev/null | grep -q 'chain EGRET_'; }; then
+            lost=$tool
+        fi
+    done
+    case $lost in '') return 0 ;; nft) package=nftables ;; *) package=iptables ;; esac
+    say "$lost is missing, and Egret's packet rules were put in place with it: apt install $package"
+    say "nothing was changed"
+    exit 1
+}
 tables_of() { saved "$1-save" | sed -n 's/^\*//p' | tr '\n' ' '; }
 
 # Each table of the rules on standard input is one transaction: our chains are replaced, and the jumps to them are put
 # first (again), so that no other rule lets a packet pass by.
 load_iptables() { # iptables|ip6tables ip|ip6
+    is_recorded "loaded.$1" || record "loaded.$1" yes
     version=$("$1" -V)
     case $version in
         *nf_tables*)
@@ -367,6 +409,7 @@ other_backends() { # iptables|ip6tables
 remove_every_backend() { # iptables|ip6tables ip|ip6
     if ! have "$1"; then return 0; fi
     for tool in "$1" $(other_backends "$1"); do remove_iptables "$tool" "$2"; done
+    forget "loaded.$1"
 }
 remove_iptables() { # iptables|iptables-nft|iptables-legacy... ip|ip6
     if ! have "$1-save" || ! saved "$1-save" | grep -q '^:EGRET_'; then return 0; fi
@@ -391,6 +434,7 @@ remove_chain() { # iptables|iptables-nft... ip|ip6 TABLE CHAIN: unless somebody 
     if ! saved "$1-save" -t "$3" | grep -qE "^-A $4 |^:$4 DROP "; then nft delete chain "$2" "$3" "$4" 2>/dev/null || :; fi
 }
 load_nftables() {
+    is_recorded loaded.nft || record loaded.nft yes
     rules=$(cat)
     if ! printf '%s\n' "$rules" | nft -c -f - 2>/dev/null; then
         without=$(printf '%s\n' "$rules" | grep -v -e ' log prefix ')
@@ -403,4 +447,5 @@ load_nftables() {
 }
 remove_nftables() {
     if have nft && nft list table inet egret >/dev/null 2>&1; then nft delete table inet egret; fi
+    forget loaded.nft
 }

@@ -29,6 +29,12 @@ impl fmt::Display for SteeringPlan {
         }
         writeln!(f, "no_rule_marks {:#x}", self.routing[0].mark)?;
         let interfaces: Vec<_> = self.interfaces.iter().map(|name| format!("'{name}'")).collect();
+        f.write_str("must_be_removable\n")?;
+        let reserved: Vec<_> = self.reserved_ports.iter().map(PortRange::to_string).collect();
+        let reserved = reserved.join(",");
+        if !reserved.is_empty() {
+            writeln!(f, "must_be_reservable {reserved}")?;
+        }
         writeln!(f, "interfaces_exist {}", interfaces.join(" "))?;
         f.write_str("recover_record\n")?;
         f.write_str(
@@ -40,9 +46,8 @@ impl fmt::Display for SteeringPlan {
             routing.fmt(f)?;
         }
         f.write_str("\n# Kernel settings.\n")?;
-        let reserved: Vec<_> = self.reserved_ports.iter().map(PortRange::to_string).collect();
         if !reserved.is_empty() {
-            writeln!(f, "reserve_ports {}", reserved.join(","))?;
+            writeln!(f, "reserve_ports {reserved}")?;
         }
         writeln!(f, "at_least net.ipv4.tcp_timestamps 1 'source ports are free again at once'")?;
         writeln!(
@@ -67,7 +72,9 @@ struct Down;
 impl fmt::Display for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         header(f, "no longer brings traffic to Egret; run as root")?;
-        f.write_str("need ip iproute2\n\nrecover_record\nremove_every_backend iptables ip\n")?;
+        f.write_str(
+            "need ip iproute2\n\nmust_be_removable\nrecover_record\nremove_every_backend iptables ip\n",
+        )?;
         f.write_str("if has_ipv6; then remove_every_backend ip6tables ip6; fi\n")?;
         f.write_str("remove_nftables\nremove_routing\nrestore_sysctls\n")?;
         f.write_str(END)

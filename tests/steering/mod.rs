@@ -5,6 +5,7 @@
 
 mod crafted;
 mod fallback;
+mod hindered;
 mod traffic;
 
 use egret::addr::PortRange;
