@@ -1,14 +1,11 @@
 //! Networks on this machine's own links, reached without a router.
 
-use super::netlink::{Netlink, Want, array_at, malformed};
+use super::netlink::{array_at, malformed};
+use super::routing::list;
 use ipnet::IpNet;
-use nix::sys::socket::SockProtocol;
 use std::io;
 use std::net::IpAddr;
-use std::time::Duration;
 
-/// Longest wait for the list of routes.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// `struct rtmsg`
 const HEADER: usize = 12;
 /// Bound on the networks that are kept. A full internet routing table has a million routes, but few to links.
@@ -23,10 +20,8 @@ pub fn networks() -> io::Result<Vec<IpNet>> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut request = vec![u8::try_from(family).map_err(io::Error::other)?];
         request.resize(HEADER, 0);
-        let deadline = crate::clock::now() + PATIENCE;
-        let netlink = Netlink::open(SockProtocol::NetlinkRoute)?;
-        netlink.ask(libc::RTM_GETROUTE, Want::List, &request, deadline, |kind, body| {
-            match if kind == libc::RTM_NEWROUTE { route(body)? } else { None } {
+        list(libc::RTM_GETROUTE, &request, |body| {
+            match route(body)? {
                 Some(UnicastRoute::Link(network)) if links.len() < MOST => links.push(network),
                 Some(UnicastRoute::Default(router)) if routers.len() < MOST => routers.push(router),
                 Some(UnicastRoute::Link(_) | UnicastRoute::Default(_)) | None => {}

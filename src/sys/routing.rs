@@ -166,7 +166,7 @@ fn routes(
     let mut request = header(family, 0, 0);
     request[7] = kind;
     request.extend(attribute_of(libc::RTA_TABLE, &table.to_ne_bytes()));
-    let listed = list(libc::RTM_GETROUTE, &request, |body| {
+    list(libc::RTM_GETROUTE, &request, |body| {
         let (length, kind) = (body.get(1).ok_or_else(malformed)?, body.get(7).ok_or_else(malformed)?);
         let to = attribute(body.get(HEADER..).unwrap_or_default(), libc::RTA_DST);
         let address = match (family, to) {
@@ -177,16 +177,7 @@ fn routes(
         };
         let network = IpNet::new(address.ok_or_else(malformed)?, *length).map_err(io::Error::other)?;
         each(network, *kind)
-    });
-    match listed {
-        // The kernel has no table without routes, and none of a family that it does not support.
-        Err(error)
-            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
-        {
-            Ok(())
-        }
-        other => other,
-    }
+    })
 }
 
 /// Result of a route lookup.
@@ -250,7 +241,8 @@ pub fn interfaces() -> io::Result<Vec<String>> {
     Ok(all.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect())
 }
 
-/// Calls `each` for the body of every message of a list.
+/// Calls `each` for the body of every message of a list that is of the request's family. Request and messages begin with a
+/// family; 0 stands for all. A family that the kernel does not support has an empty list, as a table without routes has.
 pub(super) fn list(
     kind: u16,
     request: &[u8],
@@ -260,7 +252,23 @@ pub(super) fn list(
     // Otherwise the kernel ignores the filter and lists every route of every table.
     netlink.filter_strictly()?;
     let deadline = crate::clock::now() + PATIENCE;
-    netlink.ask(kind, Want::List, request, deadline, |_, body| each(body))
+    let listed = netlink.ask(kind, Want::List, request, deadline, |_, body| {
+        if is_of_family(request, body) { each(body) } else { Ok(()) }
+    });
+    match listed {
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+/// False for a message of a family that was not asked for. The kernel lists the routes of all families when it is asked for one
+/// that it does not support, as IPv6 under `ipv6.disable=1` (`rtnl_dump_all()` in net/core/rtnetlink.c).
+fn is_of_family(request: &[u8], message: &[u8]) -> bool {
+    matches!(request.first(), None | Some(0)) || request.first() == message.first()
 }
 
 /// `struct rtmsg` with family and prefix lengths; with lengths of 0 also `struct fib_rule_hdr`.
@@ -305,6 +313,26 @@ mod tests {
             assert_eq!(is_local(address).unwrap(), local, "{address}");
         }
         assert_eq!(way("127.0.0.1".parse().unwrap(), None, None).unwrap(), RouteDecision::Local);
+    }
+
+    #[test]
+    fn unsupported_family_has_no_routes() {
+        // AX.25 and IPX: the kernel has no routes of theirs, and answers with those of IPv4.
+        for family in [3, 4] {
+            let mut request = header(IpFamily::V6, 0, 0);
+            request[0] = family;
+            for kind in [libc::RTM_GETROUTE, libc::RTM_GETRULE] {
+                list(kind, &request, |body| panic!("{body:?}")).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn messages_of_other_families_are_skipped() {
+        let message = |family| [header(family, 8, 0), attribute_of(libc::RTA_DST, &[127, 0, 0, 0])].concat();
+        let [v4, v6] = IpFamily::ALL.map(|family| header(family, 0, 0));
+        assert!(is_of_family(&v4, &message(IpFamily::V4)) && is_of_family(&[0; 16], &message(IpFamily::V4)));
+        assert!(!is_of_family(&v6, &message(IpFamily::V4)) && !is_of_family(&v6, &[]));
     }
 
     #[test]
