@@ -5,9 +5,11 @@ use crate::config::Config;
 use crate::flows::Flow;
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant, in_filter};
+use crate::requests::{OK, expect, expect_denial_after, expect_record};
 use crate::servers::Server;
 use crate::traffic::{receive, send};
 use crate::wait::wait_until;
+use std::io::Write;
 use std::net::Shutdown;
 use std::thread;
 
@@ -18,6 +20,7 @@ crate::trials! {
         undelivered_bytes_occupy_their_tenants_slot,
         server_that_never_reads_is_abandoned;
     once:
+        endless_later_heads_take_inspection_places
 }
 
 /// The alert of a denial: `access_denied`.
@@ -119,4 +122,38 @@ fn server_that_never_reads_is_abandoned(family: Family) {
     reset(upstream);
     Flow::open_soon(&lab, Tenant::Alpha, &server).assert_alive();
     assert_eq!(gateway.metric("egret_port_collisions_total", &[]), 0);
+}
+
+fn endless_later_heads_take_inspection_places() {
+    let lab = Lab::new();
+    // One worker, which reads what was sent first first.
+    let inspect = "deadline = \"60s\"\nmax_pending = 1".to_owned();
+    let gateway = lab.start_gateway(&Config { workers: 1, inspect, ..Config::default() });
+    let server = lab.listen(Host::Named, Family::V4, 80);
+    let asked = |tenant, name: &str| {
+        let head = format!("GET / HTTP/1.1\r\nHost: {name}\r\n\r\n");
+        let client = lab.send(tenant, server.address(), head.as_bytes());
+        let mut upstream = server.accept();
+        expect(&upstream, &head);
+        upstream.write_all(OK.as_bytes()).unwrap();
+        expect(&client, OK);
+        (client, upstream)
+    };
+    let (mut first, upstream) = asked(Tenant::Alpha, "allowed.example.org");
+    let (mut second, _upstream) = asked(Tenant::Alpha, "allowed.example.org");
+    let (mut neighbour, of_neighbour) = asked(Tenant::Beta, "beta.example.org");
+    for client in [&mut first, &mut second, &mut neighbour] {
+        client.write_all(b"GET /later HTTP/1.1\r\n").unwrap();
+    }
+    expect_denial_after(&second, "", "inspection_busy");
+    let local = second.local_addr().unwrap();
+    drop(second);
+    expect_record(&gateway, local, "inspection_busy", 1);
+    for (client, upstream, name) in
+        [(&mut first, &upstream, "allowed.example.org"), (&mut neighbour, &of_neighbour, "beta.example.org")]
+    {
+        client.write_all(format!("Host: {name}\r\n\r\n").as_bytes()).unwrap();
+        expect(upstream, &format!("GET /later HTTP/1.1\r\nHost: {name}\r\n\r\n"));
+    }
+    asked(Tenant::Alpha, "allowed.example.org");
 }

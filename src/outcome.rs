@@ -187,9 +187,9 @@ outcomes! {
         => "Usual for clients that time out or are killed. Many at one destination: compare `duration_ms` with the client's own time-out.";
     UpstreamReset = "upstream_reset", Upstream, Relayed: "The server, or something on the way to it, reset the connection before its answer was delivered, or finished in the middle of it (HTTP/1); the end was passed on to the client."
         => "Look at the server's log at that time, and for a middlebox with a shorter idle time-out than the client's.";
-    ClientLost = "client_lost", Client, Relayed: "The client stopped answering: keepalive or unacknowledged data timed out, or its network is unreachable."
+    ClientLost = "client_lost", Client, Relayed: "The client stopped answering: keepalive or unacknowledged data timed out, maybe after an ICMP error, or its network is unreachable."
         => "The client's host went away without closing. Look at its instance and the route back to it.";
-    UpstreamLost = "upstream_lost", Upstream, Relayed: "The server stopped answering: keepalive or unacknowledged data timed out, or its network became unreachable."
+    UpstreamLost = "upstream_lost", Upstream, Relayed: "The server stopped answering: keepalive or unacknowledged data timed out, maybe after an ICMP error, or its network became unreachable."
         => "Look at the server and the path to it; something may drop its packets silently.";
     IdleTimeout = "idle_timeout", Policy, Relayed: "No byte moved either way for the operator's `idle_timeout`; both ends were reset."
         => "Raise `[gateway] idle_timeout`, or turn it off: keepalive alone finds dead peers.";
@@ -225,8 +225,8 @@ outcomes! {
         => "If the server speaks first on this port, allow it by a CIDR rule with `inspect = \"none\"`.";
     HelloTooLarge = "hello_too_large", Client, Denied: "The ClientHello or HTTP request head is larger than `[inspect] max_hello`."
         => "Raise `[inspect] max_hello` if the client is yours; a hello of more than 16 KiB is unusual.";
-    InspectionBusy = "inspection_busy", Policy, Denied: "The tenant has `[inspect] max_pending` connections in inspection already."
-        => "A client opens connections and sends nothing: find it by client address. Raise `[inspect] max_pending` if the load is real.";
+    InspectionBusy = "inspection_busy", Policy, Denied: "The tenant has `[inspect] max_pending` connections in inspection already; those in the middle of a later request head, or of a second hello, count."
+        => "A client opens connections, or begins requests, and sends nothing more: find it by client address. Raise `[inspect] max_pending` if the load is real.";
     MalformedTls = "malformed_tls", Client, Denied: "The bytes start like TLS and are not a valid ClientHello."
         => "Capture the first packets. Something is broken, or tries to slip by.";
     MalformedHttp = "malformed_http", Client, Denied: "The bytes start like an HTTP request and are not a valid or unambiguous request head; or a later request of the connection is not, or ends in more than one place."

@@ -133,7 +133,7 @@ section! { inspect, "[inspect]", "Bounds on finding out which name a client asks
     MAX_HELLO: SizeType = SizeType { min: 1 << 10, max: 256 << 10 }, "max_hello", Default(r#""64KiB""#), r#""64KiB""#,
         "Bytes of a ClientHello or HTTP request head; more is `hello_too_large`.";
     MAX_PENDING: CountType = CountType { min: 1, max: 1_000_000 }, "max_pending", Default("4096"), "4096",
-        "Connections of one tenant in inspection at once; further ones end as `inspection_busy`.";
+        "Connections of one tenant in inspection at once, those in the middle of a later request head included; further ones end as `inspection_busy`.";
 }
 
 section! { policy, "[policy]", "What holds for the rules of all tenants.", elsewhere |_| None;

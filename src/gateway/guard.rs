@@ -6,6 +6,7 @@ mod terms;
 
 pub(super) use refusal::outcome_of;
 
+use super::admission::{Limit, Slot};
 use super::flow::Flow;
 use super::worker::{FlowSettings, Worker};
 use crate::inspect::{Changed, Hellos, HttpExchange, Inspected, Protocol, Remainder, Then};
@@ -13,6 +14,7 @@ use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, Permit};
 use crate::relay::{self, GuardVerdict, Guarded, NextStep, Side, TruncationReason};
 use refusal::GuardRefusal;
+use std::sync::Arc;
 use std::task::Poll;
 use terms::{FlowOwner, RequestTerms};
 
@@ -24,6 +26,8 @@ pub(super) struct PolicyGuard<'w> {
     /// Requests let through, and the refusal, since they were last taken.
     requests: u32,
     refused: Option<Box<GuardRefusal>>,
+    /// The tenant's inspections: bytes that are held back take a slot.
+    inspections: Arc<Limit>,
 }
 
 enum ProtocolFollower<'w> {
@@ -46,6 +50,7 @@ impl<'w> PolicyGuard<'w> {
         worker: &'w Worker,
         flow: &Flow,
         monitors: bool,
+        inspections: &Arc<Limit>,
     ) -> Option<Box<Guarded<Self>>> {
         let FlowSettings { max_hello, inspect_deadline, .. } = worker.settings;
         let follower = match inspected.protocol {
@@ -66,7 +71,13 @@ impl<'w> PolicyGuard<'w> {
             Protocol::Http | Protocol::Other => return None,
         };
         Some(Box::new(Guarded::new(
-            Self { follower, is_free: false, requests: 0, refused: None },
+            Self {
+                follower,
+                is_free: false,
+                requests: 0,
+                refused: None,
+                inspections: Arc::clone(inspections),
+            },
             inspect_deadline,
         )))
     }
@@ -94,6 +105,12 @@ impl<'w> PolicyGuard<'w> {
 }
 
 impl relay::Guard for PolicyGuard<'_> {
+    type Place = Slot;
+
+    fn place(&self) -> Option<Slot> {
+        self.inspections.enter()
+    }
+
     fn free(&self, side: Side) -> u64 {
         if self.is_free {
             return u64::MAX;
@@ -170,6 +187,10 @@ impl relay::Guard for PolicyGuard<'_> {
             TruncationReason::Finished => {
                 GuardRefusal::bare(malformed, Some("the client finished in the middle of it"))
             }
+            TruncationReason::Crowded => GuardRefusal::bare(
+                Outcome::InspectionBusy,
+                Some("a later request, or a second hello, came in pieces and found no place"),
+            ),
         })
     }
 

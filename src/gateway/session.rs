@@ -151,7 +151,9 @@ async fn decide<'w>(
         Judgement::NeedsInspection => return Err(Outcome::NoHostname.into()), // it was inspected
     };
     let monitors = views.get().enforced().is_some_and(|own| own.rules.mode.monitors(facts.now));
-    let guard = inspected.and_then(|inspected| PolicyGuard::of(&inspected, &permit, worker, flow, monitors));
+    let guard = inspected.and_then(|inspected| {
+        PolicyGuard::of(&inspected, &permit, worker, flow, monitors, &views.tenant.inspections)
+    });
     if guard.is_none() && flow.protocol() == Some(Protocol::Http) {
         flow.entry().unfollow();
     }

@@ -11,6 +11,10 @@ use std::time::Duration;
 /// Decides which bytes of a flow may pass. Sees the bytes of both sides in order, except those that it lets pass
 /// unseen.
 pub trait Guard {
+    /// A place for bytes that are held back, until dropped.
+    type Place;
+    /// Takes a place for bytes that cannot be judged yet; `None` if there is none.
+    fn place(&self) -> Option<Self::Place>;
     /// Number of a side's next bytes that may pass unseen.
     fn free(&self, side: Side) -> u64;
     /// Notes that so many of a side's bytes pass unseen, at most [`Self::free`].
@@ -59,13 +63,17 @@ pub enum TruncationReason {
     Late,
     /// The client has finished.
     Finished,
+    /// There is no place to hold the bytes.
+    Crowded,
 }
 
 /// A guard, and the bytes that it has held back.
-pub struct Guarded<G> {
+pub struct Guarded<G: Guard> {
     guard: G,
     /// Bytes read and not judged: empty unless a head or a hello comes in pieces or has to wait.
     kept: Vec<u8>,
+    /// There while `kept` is not empty.
+    place: Option<G::Place>,
     next: NextStep,
     patience: Duration,
     /// Deadline for `kept`.
@@ -84,7 +92,7 @@ impl<G: Guard> Guarded<G> {
     /// Bytes that cannot be judged without more have `patience` to be completed, or for the server to say what they wait
     /// for.
     pub fn new(guard: G, patience: Duration) -> Self {
-        Self { guard, kept: Vec::new(), next: NextStep::Read, patience, late: None }
+        Self { guard, kept: Vec::new(), place: None, next: NextStep::Read, patience, late: None }
     }
 
     /// The guard itself.
@@ -164,6 +172,14 @@ impl<G: Guard> Guarded<G> {
         if passage.bytes > 0 || self.kept.is_empty() || self.is_stopped() {
             self.late = None;
         }
+        if self.kept.is_empty() || self.is_stopped() {
+            self.place = None;
+        } else if self.place.is_none() {
+            self.place = self.guard.place();
+            if self.place.is_none() && self.cut_off(TruncationReason::Crowded).is_some() {
+                return ForwardableBytes::Read(read.len());
+            }
+        }
         passing
     }
 
@@ -205,6 +221,7 @@ impl<G: Guard> Guarded<G> {
         self.late = None;
         self.next = self.guard.cut_off(how);
         let kept = std::mem::take(&mut self.kept);
+        self.place = None;
         (self.next == NextStep::Read).then(|| kept.into())
     }
 }

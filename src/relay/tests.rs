@@ -37,6 +37,10 @@ impl<G> ByteMeter<G> for ByteTally {
 enum Nobody {}
 
 impl Guard for Nobody {
+    type Place = ();
+    fn place(&self) -> Option<()> {
+        match *self {}
+    }
     fn free(&self, _: Side) -> u64 {
         match *self {}
     }

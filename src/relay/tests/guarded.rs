@@ -3,6 +3,7 @@
 use super::*;
 use crate::relay::guard::ForwardableBytes;
 use proptest::prelude::*;
+use std::sync::Arc;
 use std::task::Waker;
 
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -25,16 +26,26 @@ struct ScriptedGuard {
     shown: usize,
     /// Lines that were let pass.
     requests: usize,
+    /// Counted by its clones; `None`: no place is free.
+    place: Option<Arc<()>>,
 }
 
 impl Default for ScriptedGuard {
     fn default() -> Self {
         let (body, waits, switches, over, cut_off) = (0, false, false, false, NextStep::Stop);
-        Self { body, waits, switches, over, cut_off, farewell: (0, true), heard: 0, shown: 0, requests: 0 }
+        let (farewell, heard, shown, requests) = ((0, true), 0, 0, 0);
+        let place = Some(Arc::default());
+        Self { body, waits, switches, over, cut_off, farewell, heard, shown, requests, place }
     }
 }
 
 impl Guard for ScriptedGuard {
+    type Place = Arc<()>;
+
+    fn place(&self) -> Option<Arc<()>> {
+        self.place.clone()
+    }
+
     fn free(&self, side: Side) -> u64 {
         match side {
             Side::Client if self.over => u64::MAX,
@@ -152,6 +163,34 @@ proptest! {
         prop_assert_eq!(guarded.is_stopped(), wanted < sent.len());
         let requests = lines.iter().take_while(|line| **line != 5).count();
         prop_assert_eq!(guarded.guard().requests, requests);
+    }
+}
+
+#[test]
+fn held_bytes_take_a_place() {
+    let mut guarded = Guarded::new(ScriptedGuard::default(), PATIENCE);
+    let place = guarded.guard().place.clone().unwrap();
+    let taken = || Arc::strong_count(&place) - 2;
+    for (read, passing, places) in
+        [("whole\n", "whole\n", 0), ("ha", "", 1), ("lf\nanother", "half\n", 1), ("\n", "another\n", 0)]
+    {
+        assert_eq!((look(&mut guarded, read.as_bytes()), taken()), (passing.into(), places), "{read:?}");
+    }
+    look(&mut guarded, b"half");
+    assert_eq!((guarded.finish(), taken()), (None, 0));
+    look(&mut guarded, b"half");
+    drop(guarded);
+    assert_eq!(Arc::strong_count(&place), 1);
+}
+
+#[test]
+fn held_bytes_without_place_are_refused() {
+    for (cut_off, passing) in [(NextStep::Stop, "whole\n"), (NextStep::Read, "whole\nhalf")] {
+        let guard = ScriptedGuard { place: None, cut_off, ..ScriptedGuard::default() };
+        let mut guarded = Guarded::new(guard, PATIENCE);
+        assert_eq!(look(&mut guarded, b"whole\nhalf"), passing.as_bytes());
+        assert_eq!(guarded.is_stopped(), cut_off == NextStep::Stop);
+        assert!(guarded.finish().is_some(), "nothing is kept");
     }
 }
 
