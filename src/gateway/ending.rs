@@ -145,9 +145,9 @@ pub(super) async fn stop(
 }
 
 fn failed(worker: &Worker, side: Side, error: &io::Error) -> FlowEnd {
-    let outcome = match (Failure::of(error), side) {
-        (Failure::Reset | Failure::Refused, Side::Client) => Outcome::ClientReset,
-        (Failure::Reset | Failure::Refused, Side::Upstream) => Outcome::UpstreamReset,
+    let outcome = match (Failure::of_connected(error), side) {
+        (Failure::Reset, Side::Client) => Outcome::ClientReset,
+        (Failure::Reset, Side::Upstream) => Outcome::UpstreamReset,
         (Failure::TimedOut | Failure::Unreachable, Side::Client) => Outcome::ClientLost,
         (Failure::TimedOut | Failure::Unreachable, Side::Upstream) => Outcome::UpstreamLost,
         (Failure::Aborted, _) => {
@@ -155,7 +155,8 @@ fn failed(worker: &Worker, side: Side, error: &io::Error) -> FlowEnd {
             return FlowEnd { outcome: Outcome::RelayFailed, detail };
         }
         (
-            Failure::PortTaken
+            Failure::Refused
+            | Failure::PortTaken
             | Failure::NotOurAddress
             | Failure::NoResources
             | Failure::NotPermitted

@@ -41,7 +41,7 @@ impl RelayEnd {
     /// Side and cause of the failure, if a socket failed.
     pub fn failure(&self) -> Option<(Side, Failure)> {
         match self {
-            Self::Failed(failed) => Some((failed.side, Failure::of(&failed.error))),
+            Self::Failed(failed) => Some((failed.side, Failure::of_connected(&failed.error))),
             Self::Finished { .. } | Self::Idle | Self::HalfOpen | Self::Stopped(_) => None,
         }
     }

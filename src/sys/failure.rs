@@ -17,7 +17,7 @@ pub enum Failure {
     /// A route, routing rule or security module of this machine, or an ICMPv6 error, prohibits packets to the peer (error of
     /// `connect`).
     Prohibited,
-    /// SYN, data or keepalive probes stayed unacknowledged.
+    /// SYN, data or keepalive probes stayed unacknowledged, maybe with an ICMP error about one of them.
     TimedOut,
     /// An administrator ended the socket (`SOCK_DESTROY`, `ss -K`).
     Aborted,
@@ -34,7 +34,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// Classifies an error of `bind`, `accept`, `recv`, `send`, `splice` or `SO_ERROR`.
+    /// Classifies an error of `bind` or of registering a socket.
     pub fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::ECONNREFUSED) => Self::Refused,
@@ -65,6 +65,21 @@ impl Failure {
             Some(libc::EADDRNOTAVAIL) => Self::PortTaken,
             Some(libc::EINVAL) if !is_link_local => Self::Discarded,
             Some(libc::EACCES) => Self::Prohibited,
+            // ICMP "protocol unreachable", "source route failed" and "parameter problem".
+            Some(libc::ENOPROTOOPT | libc::EOPNOTSUPP | libc::EPROTO) => Self::Unreachable,
+            _ => Self::of(error),
+        }
+    }
+
+    /// Classifies an error of `recv`, `send`, `splice` or `SO_ERROR` on a connected socket. When nothing was acknowledged for too
+    /// long, the kernel reports the last ICMP error in place of ETIMEDOUT (`sk_err_soft` in `tcp_write_err()`,
+    /// net/ipv4/tcp_timer.c; `icmp_err_convert` in net/ipv4/icmp.c, `tab_unreach` in net/ipv6/icmp.c): "port unreachable" is no
+    /// reset there, nor "prohibited" a refusal of this machine.
+    pub fn of_connected(error: &io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(libc::ECONNREFUSED | libc::EACCES | libc::EPROTO | libc::ENOPROTOOPT | libc::EOPNOTSUPP) => {
+                Self::TimedOut
+            }
             _ => Self::of(error),
         }
     }
@@ -93,16 +108,35 @@ mod tests {
 
     #[test]
     fn non_socket_reset_is_recognised() {
-        assert_eq!(Failure::of(&io::ErrorKind::ConnectionReset.into()), Failure::Reset);
+        assert_eq!(Failure::of_connected(&io::ErrorKind::ConnectionReset.into()), Failure::Reset);
     }
 
     #[test]
-    fn resets_timeouts_and_refusals_differ() {
-        let of = |errno| Failure::of(&io::Error::from_raw_os_error(errno));
-        assert_eq!(of(libc::ECONNRESET), Failure::Reset);
-        assert_eq!(of(libc::EPIPE), Failure::Reset);
-        assert_eq!(of(libc::ETIMEDOUT), Failure::TimedOut);
-        assert_eq!(of(libc::ECONNREFUSED), Failure::Refused);
-        assert_eq!(of(libc::EINVAL), Failure::Other);
+    fn icmp_errors_blame_the_peer() {
+        use Failure::*;
+        // By phase: dialling (of_connect), relaying (of_connected).
+        for (errno, dialling, relaying) in [
+            (libc::ECONNRESET, Reset, Reset),
+            (libc::EPIPE, Reset, Reset),
+            (libc::ETIMEDOUT, TimedOut, TimedOut),
+            (libc::ECONNREFUSED, Refused, TimedOut),
+            (libc::EHOSTUNREACH, Unreachable, Unreachable),
+            (libc::ENETUNREACH, Unreachable, Unreachable),
+            (libc::EHOSTDOWN, Unreachable, Unreachable),
+            (libc::ENONET, Unreachable, Unreachable),
+            (libc::EACCES, Prohibited, TimedOut),
+            (libc::ENOPROTOOPT, Unreachable, TimedOut),
+            (libc::EPROTO, Unreachable, TimedOut),
+            (libc::EOPNOTSUPP, Unreachable, TimedOut),
+            (libc::ECONNABORTED, Aborted, Aborted),
+            (libc::EPERM, NotPermitted, NotPermitted),
+            (libc::ENOMEM, NoResources, NoResources),
+            (libc::EBADF, Other, Other),
+        ] {
+            let error = io::Error::from_raw_os_error(errno);
+            let to = "2001:db8::1".parse().unwrap();
+            let found = (Failure::of_connect(&error, to), Failure::of_connected(&error));
+            assert_eq!(found, (dialling, relaying), "{error}");
+        }
     }
 }
