@@ -102,6 +102,10 @@ impl ValueType for DnsServerType {
         let text = value.text().unwrap_or_default();
         let alone = || text.parse().ok().map(|address: IpAddr| SocketAddr::new(address, DNS_PORT));
         match text.parse().ok().or_else(alone) {
+            Some(SocketAddr::V6(server)) if server.ip().is_unicast_link_local() && server.scope_id() == 0 => {
+                let help = "write its interface's number too, as in \"[fe80::1%3]:53\", or take those of `/etc/resolv.conf`";
+                value.wrong(out, "a link-local address without its interface", help)
+            }
             Some(server) if server.port() != 0 && !server.ip().is_unspecified() => Some(server),
             _ => value.wrong(out, "not a DNS server", format!("it takes an {}", self.describe())),
         }

@@ -160,9 +160,9 @@ impl MachineNetwork {
         let answered =
             neighbours.filter(|one| one.lladdr.is_some() && !one.state.iter().any(|state| state == "FAILED"));
         machine.neighbours = answered.filter_map(|one| Some((one.dst?, one.dev))).collect();
-        machine.resolvers = name_servers(&told.resolv_conf).flatten().chain(resolvers).collect();
+        machine.resolvers = name_servers(&told.resolv_conf).chain(resolvers).collect();
         if machine.resolvers.iter().any(|server| RESOLVED_STUBS.contains(server)) {
-            machine.resolvers.extend(name_servers(&told.resolved_conf).flatten());
+            machine.resolvers.extend(name_servers(&told.resolved_conf));
         }
         machine.first_port = told.first_port.trim().parse().unwrap_or(1024);
         machine.strict_interfaces.clone_from(&told.strict_interfaces);

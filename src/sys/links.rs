@@ -44,6 +44,11 @@ pub fn ports() -> io::Result<Vec<Port>> {
     Ok(found.into_iter().filter_map(port).collect())
 }
 
+/// The number of the interface of this name, if there is one.
+pub fn index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

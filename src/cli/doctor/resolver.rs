@@ -35,10 +35,18 @@ pub(super) fn answers(resolver: &AskedResolver) -> CheckFinding {
         return CheckFinding::ok(CHECK, format!("{} answer for {name}", shown.join(", ")));
     }
     let told: Vec<_> = faults.iter().map(|(server, fault)| format!("{server} {}", fault.as_str())).collect();
-    let cure = Mend::run(format!("dig @{} {name}", faults[0].0.ip()))
+    let cure = Mend::run(format!("dig @{} {name}", host(*faults[0].0)))
         .and("correct [resolver] servers, or let UDP port 53 pass");
     let level = if faults.len() == servers.len() { CheckFinding::fail } else { CheckFinding::warn };
     level(CHECK, format!("asked for {name}: {}", told.join("; ")), WHY, cure)
+}
+
+/// The server's address as `dig` takes it, with the interface of a link-local one.
+fn host(server: SocketAddr) -> String {
+    match server {
+        SocketAddr::V6(v6) if v6.scope_id() != 0 => format!("{}%{}", v6.ip(), v6.scope_id()),
+        SocketAddr::V4(_) | SocketAddr::V6(_) => server.ip().to_string(),
+    }
 }
 
 /// A server's failure to answer.

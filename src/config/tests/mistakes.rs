@@ -111,6 +111,11 @@ const OTHERS: &[Mistake] = &[
         "+2:12: error: `servers`: \"dns.example.com\" is not a DNS server",
         "[2001:db8::53]:5353",
     ),
+    (
+        "[resolver]\nservers = [\"fe80::1\"]",
+        "+2:12: error: `servers`: \"fe80::1\" is a link-local address without its interface",
+        "\"[fe80::1%3]:53\"",
+    ),
     ("[resolver]\nservers = [\"0.0.0.0\"]", "+2:12: error: `servers`: \"0.0.0.0\" is not a DNS server", ""),
     (
         "[resolver]\nservers = [\"10.0.0.1\", \"10.0.0.2\", \"10.0.0.3\", \"10.0.0.4\", \"10.0.0.5\", \

@@ -146,7 +146,7 @@ fn resolver(
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 1024;
     let mut builder =
-        Resolver::builder_with_config(config, ConnectedSockets::default()).with_options(options);
+        Resolver::builder_with_config(config, ConnectedSockets::to(server)).with_options(options);
     if let Some(anchors) = anchors {
         builder = builder.with_trust_anchor(Arc::new(anchors.store()));
     }

@@ -12,7 +12,29 @@ type Opening<T> = Pin<Box<dyn Send + Future<Output = io::Result<T>>>>;
 /// Opens sockets like Tokio's provider, and connects those of UDP to their server: the kernel tells ICMP errors to connected sockets
 /// alone. Other systems than Linux would take no address with each datagram then, as the resolver gives it.
 #[derive(Clone, Default)]
-pub(super) struct ConnectedSockets(TokioRuntimeProvider);
+pub(super) struct ConnectedSockets {
+    tokio: TokioRuntimeProvider,
+    /// The interface of a link-local server, or 0: the resolver's own configuration has no place for it.
+    scope: u32,
+}
+
+impl ConnectedSockets {
+    /// For queries of this server.
+    pub(super) fn to(server: SocketAddr) -> Self {
+        let scope = match server {
+            SocketAddr::V4(_) => 0,
+            SocketAddr::V6(server) => server.scope_id(),
+        };
+        Self { tokio: TokioRuntimeProvider::default(), scope }
+    }
+
+    fn scoped(&self, mut server: SocketAddr) -> SocketAddr {
+        if let SocketAddr::V6(server) = &mut server {
+            server.set_scope_id(self.scope);
+        }
+        server
+    }
+}
 
 impl RuntimeProvider for ConnectedSockets {
     type Handle = <TokioRuntimeProvider as RuntimeProvider>::Handle;
@@ -21,7 +43,7 @@ impl RuntimeProvider for ConnectedSockets {
     type Tcp = <TokioRuntimeProvider as RuntimeProvider>::Tcp;
 
     fn create_handle(&self) -> Self::Handle {
-        self.0.create_handle()
+        self.tokio.create_handle()
     }
 
     fn connect_tcp(
@@ -30,10 +52,11 @@ impl RuntimeProvider for ConnectedSockets {
         from: Option<SocketAddr>,
         wait: Option<Duration>,
     ) -> Opening<Self::Tcp> {
-        self.0.connect_tcp(server, from, wait)
+        self.tokio.connect_tcp(self.scoped(server), from, wait)
     }
 
     fn bind_udp(&self, from: SocketAddr, server: SocketAddr) -> Opening<Self::Udp> {
+        let server = self.scoped(server);
         Box::pin(async move {
             let socket = UdpSocket::bind(from).await?;
             socket.connect(server).await?;
@@ -49,6 +72,15 @@ mod tests {
 
     /// Longer than any wait for an answer.
     const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn sockets_go_by_the_servers_interface() {
+        let bare: SocketAddr = "[fe80::1]:53".parse().unwrap();
+        let sockets = ConnectedSockets::to("[fe80::1%7]:53".parse().unwrap());
+        assert_eq!(sockets.scoped(bare), "[fe80::1%7]:53".parse().unwrap());
+        let v4 = "192.0.2.1:53".parse().unwrap();
+        assert_eq!(ConnectedSockets::to(v4).scoped(v4), v4);
+    }
 
     #[tokio::test]
     async fn closed_port_ends_the_query() {
