@@ -2,6 +2,7 @@
 
 use crate::clients::{ACCESS_DENIED, curl, expect_alert, expect_http_denial, s_client};
 use crate::config::Config;
+use crate::dns::Dns;
 use crate::gateway::{Files, Gateway, Rules};
 use crate::hello::Hello;
 use crate::lab::{Family, Host, Lab, Tenant};
@@ -24,6 +25,7 @@ crate::trials! {
         observe_records_what_require_would_deny,
         require_denies_protocols_without_certificates,
         certificate_verdict_is_shared_and_cached,
+        unanswered_address_yields_to_next_proven,
         root_certificates_may_come_late
 }
 
@@ -145,6 +147,35 @@ fn require_permits_only_proven_servers(family: Family) {
     denied(&lab, &gateway, Host::Named.at(family, 8443), "certificate_unavailable", "could not be reached");
     ports_are_free(&gateway);
     explain_knows_what_servers_proved(&gateway, [right, other, stranger], family);
+}
+
+fn unanswered_address_yields_to_next_proven() {
+    let lab = Lab::new();
+    let authority = Authority::new();
+    let servers = [Host::Named, Host::Elsewhere].map(|host| host.at(Family::V4, 443));
+    for server in servers {
+        authority.serve(&lab, server, Has::Right);
+    }
+    let _dns = Dns::start(&lab, Host::Web, &servers.map(|server| (NAME, server.ip())));
+    let mut config = authority.config(&lab, "require");
+    config.alpha_rules += "  destination = \"resolve\"\n";
+    config.more += "[resolver]\nservers = [\"198.51.100.10\"]\n";
+    let gateway = lab.start_gateway(&config);
+    let dialled = |flows| {
+        let said =
+            s_client(&lab, Tenant::Alpha, Host::Web.at(Family::V4, 443), Some(NAME), &authority.root());
+        assert_eq!(said.code, 0, "{}", said.text);
+        let flow = gateway.wait_for_flows(flows).pop().unwrap();
+        assert_eq!(flow["certificate_check"], "valid", "{flow:#}");
+        flow["dialled"].as_str().unwrap().to_owned()
+    };
+    let first = dialled(1);
+    let (ip, _) = first.split_once(':').unwrap();
+    for (flows, how) in [(2, "DROP"), (3, "REJECT --reject-with tcp-reset")] {
+        lab.server.shell("iptables -F INPUT");
+        lab.server.shell(&format!("iptables -A INPUT -d {ip} -p tcp --syn -j {how}"));
+        assert_ne!(dialled(flows), first, "{how}");
+    }
 }
 
 /// From cached verdicts; the last server's name was never requested.

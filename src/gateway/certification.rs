@@ -16,6 +16,7 @@ use crate::policy::Permit;
 use crate::sys::event_loop::{spawn, timeout};
 use crate::sys::traffic_class::TrafficClass;
 use crate::verify::{CertificateVerdict, StartedConnection};
+use std::iter;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,11 @@ impl CertificateProber<'_> {
     pub(super) async fn check(&self, to: DialAddr) -> CertificateVerdict {
         let VerificationHandles { verifier, asker, .. } = self.verification;
         verifier.certificates().check(self.name, to.socket(), asker, || self.begin(to)).await
+    }
+
+    /// True if the server proves the name.
+    pub(super) async fn proves(&self, to: DialAddr) -> bool {
+        certificate_refusal(self.check(to).await).is_none()
     }
 
     async fn check_within(&self, time: Duration, to: DialAddr) -> CertificateVerdict {
@@ -62,7 +68,7 @@ impl CertificateProber<'_> {
 }
 
 impl CheckedName<'_> {
-    /// Returns the first of the addresses whose server proves the name.
+    /// Returns the first of the addresses whose server proves the name, and those after it, of which nothing is known yet.
     pub(super) async fn certified(
         &self,
         permits: Vec<Permit>,
@@ -73,11 +79,12 @@ impl CheckedName<'_> {
             return Err(unavailable(NO_TLS));
         }
         let (mut last, mut refused) = (CertificateVerdict::Unknown(""), None);
-        for permit in permits.into_iter().take(MOST_TRIED) {
+        let mut permits = permits.into_iter().take(MOST_TRIED);
+        while let Some(permit) = permits.next() {
             last = self.prober(flow).check_within(self.time_left(flow), permit.dial()).await;
             let Some((outcome, why)) = certificate_refusal(last) else {
                 flow.record().certificate_check = Some(self.prober(flow).count(last));
-                return Ok(vec![permit]);
+                return Ok(iter::once(permit).chain(permits).collect());
             };
             // A wrong certificate says more than another server's silence.
             if refused.is_none() || outcome == Outcome::CertificateInvalid {
@@ -105,7 +112,7 @@ impl CheckedName<'_> {
         });
     }
 
-    fn prober(&self, flow: &Flow) -> CertificateProber<'_> {
+    pub(super) fn prober(&self, flow: &Flow) -> CertificateProber<'_> {
         let Self { worker, tenant, verification, name, .. } = *self;
         CertificateProber {
             tenant,

@@ -77,7 +77,14 @@ pub(super) async fn dial<'w>(
     };
     let upstream = match <[Permit; 1]>::try_from(permits) {
         Ok([permit]) => upstream::dial(worker, &views.tenant, permit, seen, flow)?,
-        Err(permits) => dial_first(worker, &views.tenant, client, permits, seen, flow).await?,
+        Err(permits) => {
+            let prober = needs.certificate.then(|| asked.prober(flow));
+            let proves = async |to| match &prober {
+                Some(prober) => prober.proves(to).await,
+                None => true,
+            };
+            dial_first(worker, &views.tenant, client, permits, &proves, seen, flow).await?
+        }
     };
     if observes {
         asked.observe_certificate(flow);
@@ -272,12 +279,14 @@ fn note(
     gateway.mismatches.note(AddressMismatch { tenant, rule, name: name.clone(), address }, clock::wall());
 }
 
-/// Happy Eyeballs (RFC 8305 §5): dials the addresses in their order, staggered, and takes the first that answers.
+/// Happy Eyeballs (RFC 8305 §5): dials the addresses in their order, staggered, and takes the first that answers. Where the
+/// server has to prove the name, the first has done so; the others do before they are dialled.
 async fn dial_first<'w>(
     worker: &'w Worker,
     tenant: &TenantRuntime,
     client: &Socket,
     permits: Vec<Permit>,
+    proves: &impl AsyncFn(DialAddr) -> bool,
     seen: Option<ClientInspection>,
     flow: &mut Flow,
 ) -> Result<UpstreamConnection<'w>, FlowEnd> {
@@ -286,7 +295,10 @@ async fn dial_first<'w>(
     upstream::starts_dialling(tenant, dials.first().copied(), flow);
     let started = clock::now();
     let (from, class) = (flow.client(), flow.class);
-    let attempts = dials.into_iter().map(|to| async move {
+    let attempts = dials.into_iter().enumerate().map(|(at, to)| async move {
+        if at > 0 && !proves(to).await {
+            return Err(None);
+        }
         let lease = tenant.pool.lease(from, to, &tenant.share, clock::now()).map_err(DialError::NoPort)?;
         let (socket, lease) = worker.settings.dialler.start(from, to, class, lease, &worker.event_loop)?;
         tracing::debug!(source = %lease.source(), %to, "dialling");
@@ -303,7 +315,8 @@ async fn dial_first<'w>(
         Ok(Some(Ok((to, leg, lease)))) => {
             upstream::answered(worker, tenant, seen, (to, lease, leg), started, flow)
         }
-        Ok(Some(Err(error))) => Err(upstream::not_dialled(worker, tenant, &error)),
+        Ok(Some(Err(Some(error)))) => Err(upstream::not_dialled(worker, tenant, &error)),
+        Ok(Some(Err(None))) => Err(Outcome::CertificateUnavailable.into()),
         Ok(None) => Err(Outcome::NameUnresolved.into()),
         Err(_) => Err(Outcome::ConnectTimeout.into()),
     }
