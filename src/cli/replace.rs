@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 /// A newly written file, removed on drop unless it is renamed or kept.
@@ -66,7 +66,41 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     path.parent().unwrap_or(Path::new("/"))
 }
 
+/// Creates a folder, and those above it that are missing, with owner and mode of the folder `model`, whatever the caller's umask:
+/// whoever may read there may read here, and the owner alone may write.
+pub(super) fn create_folders(folder: &Path, model: &Metadata) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    create_folders(folder_of(folder), model)?;
+    fs::DirBuilder::new().mode(0o700).create(folder)?;
+    let made = fs::metadata(folder)?;
+    if (made.uid(), made.gid()) != (model.uid(), model.gid()) {
+        chown(folder, Some(model.uid()), Some(model.gid()))?;
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(model.mode() & 0o2755))
+}
+
 /// Syncs the folder, so that a rename survives a crash.
 pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
     File::open(folder_of(path))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn new_folders_are_writable_by_owner_alone() {
+        let root = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+        for (number, (there, made)) in
+            [(0o2777, 0o2755), (0o775, 0o755), (0o770, 0o750)].into_iter().enumerate()
+        {
+            fs::set_permissions(root.path(), fs::Permissions::from_mode(there)).unwrap();
+            let folder = root.path().join(format!("{number}/inner"));
+            create_folders(&folder, &fs::metadata(root.path()).unwrap()).unwrap();
+            assert_eq!((mode(&folder), mode(folder_of(&folder)), mode(root.path())), (made, made, there));
+        }
+    }
 }

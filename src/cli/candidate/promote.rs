@@ -4,7 +4,7 @@
 //! replaces, synced, and renamed over it; replaced and removed files are kept.
 
 use crate::admin::{FileRead, FileSet};
-use crate::cli::replace::{Fresh, folder_of, sync_folder_of};
+use crate::cli::replace::{Fresh, create_folders, folder_of, sync_folder_of};
 use crate::config::{digest_of, policy_files};
 use crate::files;
 use std::fs::{self, Metadata};
@@ -142,6 +142,7 @@ struct Prepared {
 /// Does all that is likely to fail, before anything is changed.
 fn prepare(steps: Vec<FileChange>, folder: &Path, main: &Path, kept: &Path) -> Result<Vec<Prepared>, Error> {
     let model = fs::metadata(main).map_err(io_at(main))?;
+    let folder_model = fs::metadata(folder).map_err(io_at(folder))?;
     let prepare = |FileChange { relative, bytes }: FileChange| {
         // A symbolic link is kept: its target is replaced. One that leads nowhere is refused.
         let there = folder.join(&relative);
@@ -150,7 +151,9 @@ fn prepare(steps: Vec<FileChange>, folder: &Path, main: &Path, kept: &Path) -> R
             Err(error) if there.is_symlink() => return Err(io_at(&there)(error)),
             Err(_) => there,
         };
-        let before = if path.exists() { Some(keep(&path, &kept.join(&relative))?) } else { None };
+        let before =
+            if path.exists() { Some(keep(&path, &kept.join(&relative), &folder_model)?) } else { None };
+        create_folders(folder_of(&path), &folder_model).map_err(io_at(folder_of(&path)))?;
         let after = bytes.map(|bytes| write_beside(&path, &bytes, &model)).transpose()?;
         Ok(Prepared { path, before, after })
     };
@@ -213,10 +216,10 @@ impl Written {
     }
 }
 
-/// Copies a file with its mode and owner.
-fn keep(path: &Path, to: &Path) -> Result<Fresh, Error> {
+/// Copies a file with its mode and owner, into folders like `folder_model`.
+fn keep(path: &Path, to: &Path, folder_model: &Metadata) -> Result<Fresh, Error> {
     let folder = folder_of(to);
-    fs::create_dir_all(folder).map_err(io_at(folder))?;
+    create_folders(folder, folder_model).map_err(io_at(folder))?;
     let model = fs::metadata(path).map_err(io_at(path))?;
     let bytes = files::read(path, files::NAMES).map_err(io_at(path))?;
     Fresh::create(to, &bytes, &model).map_err(io_at(to))
@@ -224,10 +227,6 @@ fn keep(path: &Path, to: &Path) -> Result<Fresh, Error> {
 
 /// Writes a hidden file beside `path`, with mode and owner of the file at `path`, else of `model`.
 fn write_beside(path: &Path, bytes: &[u8], model: &Metadata) -> Result<Fresh, Error> {
-    let folder = folder_of(path);
-    if !folder.exists() {
-        fs::create_dir_all(folder).map_err(io_at(folder))?;
-    }
     Fresh::beside(path, bytes, model).map_err(io_at(path))
 }
 
