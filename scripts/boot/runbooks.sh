@@ -240,7 +240,7 @@ situation_EgretSteeringLost() {
     machine nft flush ruleset
     wait_for 5 "the gateway to notice" not_ready
     fails=('1 egret steering status' '3 systemctl status')
-    look EgretSteeringLost '^steering is not in place: ' '^FAIL +IPv4 packet rules' 'net.ipv4.ip_forward = '
+    look EgretSteeringLost '^steering is not in place: ' '^FAIL +IPv4 packet rules' 'net.ipv4.conf.ens5.forwarding = '
     wait_for 5 "the remedy to help" ready
     is_served -4 || problem "EgretSteeringLost: no service after its remedy"
 }

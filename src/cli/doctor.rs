@@ -2,6 +2,7 @@
 //! come through.
 
 mod families;
+mod forwarding;
 mod gateway;
 mod inputs;
 mod kernel;
@@ -78,7 +79,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
         kernel::pipes(),
         kernel::files(doctor.wanted_descriptors),
     ]);
-    found.extend([network::forwarding(), network::conntrack()]);
+    found.extend([forwarding::forwarding(), network::conntrack()]);
     found.extend(families::families(&doctor.pools));
     found.extend(refusing::refusing_routes(&doctor.tenants));
     let asked = doctor.socket.as_ref().filter(|_| silence.is_none());

@@ -1,29 +1,10 @@
-//! Forwarding, listeners, and what the kernel does to packets on their way.
+//! Listeners, and what the kernel does to packets on their way.
 
 use super::listeners::listeners;
 use super::proc::number;
 use crate::addr::PortRange;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
-
-pub(super) fn forwarding() -> CheckFinding {
-    const CHECK: &str = "ip_forward";
-    let on = ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"]
-        .map(|name| number(name).is_some_and(|v| v != 0));
-    match on {
-        [false, false] => CheckFinding::ok(CHECK, "off: only what Egret lets out leaves"),
-        [v4, _] => CheckFinding::warn(
-            CHECK,
-            "on: what is not intercepted is forwarded uninspected",
-            "Egret does not need it, and without it nothing passes by even if the packet rules are lost",
-            Mend::run(if v4 {
-                "sysctl -w net.ipv4.ip_forward=0"
-            } else {
-                "sysctl -w net.ipv6.conf.all.forwarding=0"
-            }),
-        ),
-    }
-}
 
 pub(super) fn conntrack() -> CheckFinding {
     const CHECK: &str = "conntrack";
