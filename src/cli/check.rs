@@ -1,6 +1,7 @@
 //! `egret check`: validates a configuration and runs policy tests.
 
 mod expectations;
+mod sandbox;
 mod service_user;
 
 use super::config_path::DEFAULT_CONFIG;
@@ -36,9 +37,13 @@ pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
             // Tests concern only the policy and run on any machine.
             if options.tests.is_empty() {
                 loaded.warnings.extend(of_machine(config, &loaded.config));
-                let files = loaded.files.iter().map(|file| &*file.path);
-                let is_the_services = config == Path::new(DEFAULT_CONFIG);
-                loaded.warnings.extend(service_user::unreadable(config, is_the_services, files));
+                let files = || loaded.files.iter().map(|file| &*file.path);
+                let is_the_services = is_same_file(config, Path::new(DEFAULT_CONFIG));
+                let mut unreadable = service_user::unreadable(config, is_the_services, files());
+                if is_the_services {
+                    unreadable.extend(sandbox::hidden(files()));
+                }
+                loaded.warnings.extend(unreadable);
             }
             let found = loaded.warnings;
             match found.iter().filter(|found| found.severity == Severity::Error).count() {
@@ -72,6 +77,11 @@ pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
     // A closed standard error does not change the verdict.
     let _ = io::stderr().lock().write_all(text.as_bytes());
     ExitCode::from(code)
+}
+
+/// True if both paths lead to the same file, however they are spelled.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
 /// Findings about this machine. On another machine than the gateway they need not apply.
@@ -150,6 +160,16 @@ fn counted(counts: &[(usize, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spelling_of_a_path_does_not_matter() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("egret.toml"), dir.path().join("link"));
+        std::fs::write(&file, "").unwrap();
+        std::os::unix::fs::symlink("egret.toml", &link).unwrap();
+        assert!(is_same_file(&link, &file) && is_same_file(&dir.path().join(".").join("egret.toml"), &file));
+        assert!(!is_same_file(&dir.path().join("other"), &file));
+    }
 
     #[test]
     fn counts_are_spelled_out() {
