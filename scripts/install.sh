@@ -15,7 +15,7 @@ usage: install.sh [--binary PATH] [--prefix DIR] [--root DIR] [--force]
   --root DIR     install into a directory instead of this machine: no user, no owners, no systemd; needs no root
   --force        install even if the binary refuses the configuration in /etc/egret
   --uninstall    stop Egret, take steering down, remove what was installed; keep configuration and logs
-  --purge        remove configuration, logs and the user egret too
+  --purge        remove configuration, logs, changes of the units and the user egret too
 USAGE
 }
 
@@ -134,13 +134,19 @@ make_user() {
     fi
 }
 
-generate() { # FILE EGRET-ARGUMENT...: writes the output of the installed binary
+# Writes the output of the installed binary. One that is older than this installer may know nothing of it.
+generate() { # FILE EGRET-ARGUMENT...
     file=$1
     shift
     clear_place "$file"
-    "$root$bin" "$@" >"$root$file.new"
-    mv "$root$file.new" "$root$file"
+    if "$root$bin" "$@" >"$root$file.new" 2>/dev/null; then
+        mv "$root$file.new" "$root$file"
+    else
+        rm -f "$root$file.new" "$root$file"
+        not_generated "$@"
+    fi
 }
+not_generated() { say "this binary has no \`egret $*\`: what that makes is not installed"; }
 
 # The pages that messages and pages name, at the same paths below $doc as in the repository.
 place_documents() {
@@ -156,9 +162,10 @@ place_documents() {
 # systemd-networkd reads networkd.conf only when it starts. A restart keeps links and addresses.
 protect_routes() {
     clear_place "$networkd"
-    if [ -e "$root$networkd" ] && cmp -s "$here/deploy/networkd.conf" "$root$networkd"; then return 0; fi
-    place 644 "$here/deploy/networkd.conf" "$networkd"
-    if ! has_systemd || ! systemctl --quiet is-active systemd-networkd.service; then return 0; fi
+    if ! [ -e "$root$networkd" ] || ! cmp -s "$here/deploy/networkd.conf" "$root$networkd"; then
+        place 644 "$here/deploy/networkd.conf" "$networkd"
+    fi
+    if ! has_systemd || ! systemctl --quiet is-active systemd-networkd.service || networkd_has_read_it; then return 0; fi
     if systemctl restart systemd-networkd.service; then
         say "systemd-networkd was restarted: from now on it leaves other programs' routes and rules alone ($networkd)"
     else
@@ -166,7 +173,24 @@ protect_routes() {
     fi
 }
 
+# By time, since an earlier run may have ended between the file and the restart.
+networkd_has_read_it() {
+    started=$(systemctl show --timestamp=us+utc --property=ExecMainStartTimestamp --value systemd-networkd.service) &&
+        started=$(LC_ALL=C date -d "$started" +%s%6N) &&
+        [ "$started" -gt "$(stat -c %.6Y "$networkd" | tr -d .)" ]
+}
+
+# A link that leads nowhere is a disk that is not mounted: the template would take its place.
+check_config() {
+    for place in /etc/egret "$config"; do
+        if [ -L "$root$place" ] && [ ! -e "$root$place" ]; then
+            fail "$root$place is a link to $(readlink "$root$place"), which is not there (is a disk not mounted?); nothing was replaced"
+        fi
+    done
+}
+
 install_all() {
+    check_config
     check_binary
     if [ -z "$root" ]; then
         command -v ip >/dev/null || fail "ip is missing: apt install iproute2"
@@ -185,7 +209,7 @@ install_all() {
     place 644 "$here/deploy/logrotate" "$logrotate"
     clear_place "$man/egret.1"
     rm -f "$root$man"/egret.1 "$root$man"/egret-*.1
-    "$root$bin" man --dir "$root$man"
+    "$root$bin" man --dir "$root$man" 2>/dev/null || not_generated man
     place_documents
     generate "$bash_completion" completions bash
     generate "$zsh_completion" completions zsh
@@ -250,14 +274,17 @@ uninstall_all() {
     done
     rm -f "$root$man"/egret.1 "$root$man"/egret-*.1
     rm -rf "$root/var/lib/egret-steering" "$root$doc"
-    rm -f "$root/run/egret-steering.lock" "$root/run/egret-steering.down"
+    rm -f "$root/run/egret-steering.lock" "$root/run/egret-steering.down" "$root/run/egret-install.lock"
     rmdir "$root$lib" "$root$(dirname "$debug")" 2>/dev/null || :
     if has_systemd; then systemctl daemon-reload; fi
     if [ -z "$purge" ]; then
         say "removed Egret; kept $root/etc/egret, $root/var/lib/egret and $root/var/log/egret (--purge removes them)"
         return
     fi
-    rm -rf "$root/etc/egret" "$root/var/lib/egret" "$root/var/log/egret"
+    rm -rf "$root/etc/egret" "$root/var/lib/egret" "$root/var/log/egret" "$root/etc/default/egret-steering"
+    # Those of `systemctl edit`, which the next installation would not expect.
+    for unit in $unit_names; do rm -rf "$root$units/$unit.d"; done
+    if has_systemd; then systemctl daemon-reload; fi
     if [ -z "$root" ]; then remove_user; fi
     say "removed Egret, its configuration and its logs"
 }
@@ -270,4 +297,14 @@ remove_user() {
     fi
 }
 
+# One at a time: two would write the same files under their provisional names. The lock is root's alone.
+if [ -n "$root" ]; then
+    lock=$root
+    mkdir -p "$lock"
+else
+    lock=/run/egret-install.lock
+    (umask 077 && : >>$lock)
+fi
+exec 8<"$lock"
+flock -n 8 || fail "another install.sh is at work here"
 if [ -n "$uninstall" ]; then uninstall_all; else install_all; fi

@@ -214,8 +214,7 @@ fn binary_is_checked_before_replacement() {
         ("one that does not start", "", "does not run on this machine"),
     ] {
         let text = if script.is_empty() { "\x7fELF".to_owned() } else { format!("#!/bin/sh\n{script}\n") };
-        fs::write(&stand_in, text).unwrap();
-        fs::set_permissions(&stand_in, fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&stand_in, &text);
         let refused = run(root.path(), &["--binary", stand_in.to_str().unwrap()]);
         assert!(!refused.status.success(), "{what}");
         let message = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -267,6 +266,81 @@ fn another_prefix_is_written_into_the_units() {
     let refused = run(root.path(), &["--uninstall", "--prefix", "/usr"]);
     assert!(!refused.status.success(), "{refused:?}");
     assert!(String::from_utf8_lossy(&refused.stderr).contains("installed as /opt/egret/bin/egret"));
+    assert!(run(root.path(), &["--uninstall", "--purge"]).status.success());
+    assert_eq!(files(root.path()), BTreeSet::new());
+}
+
+fn executable(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn older_binary_is_installed_whole() {
+    let (root, programs) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let old = programs.path().join("egret");
+    let real = env!("CARGO_BIN_EXE_egret");
+    executable(
+        &old,
+        &format!("#!/bin/sh\ncase $1 in man | completions) exit 2 ;; esac\nexec {real} \"$@\"\n"),
+    );
+    // It takes apart programs alone.
+    executable(
+        &programs.path().join("objcopy"),
+        "#!/bin/sh\nwhile [ $# -gt 2 ]; do shift; done\ncp \"$1\" \"$2\"\n",
+    );
+    install(root.path());
+    let mut command = Command::new(INSTALL);
+    command.arg("--root").arg(root.path()).arg("--binary").arg(&old);
+    let path = format!("{}:{}", programs.path().display(), std::env::var("PATH").unwrap());
+    let output = command.env("PATH", path).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("this binary has no `egret man`") && said.contains("`egret completions zsh`"));
+    assert!(said.contains("installed into"), "{said}");
+    let left = files(root.path()).into_iter().map(|(name, _)| name);
+    let left: Vec<_> = left
+        .filter(|name| name.contains(".new") || name.contains("/man1/") || name.contains("completions/"))
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn unmounted_configuration_is_not_replaced() {
+    let root = tempfile::tempdir().unwrap();
+    for link in ["etc/egret", "etc/egret/egret.toml"] {
+        let link = root.path().join(link);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("/mnt/not-mounted", &link).unwrap();
+        let refused = run(root.path(), &["--binary", env!("CARGO_BIN_EXE_egret"), "--force"]);
+        assert!(!refused.status.success(), "{refused:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains("a link to /mnt/not-mounted, which is not there"), "{said}");
+        fs::remove_file(&link).unwrap();
+        assert_eq!(files(root.path()), BTreeSet::new());
+    }
+}
+
+#[test]
+fn one_installer_runs_at_a_time() {
+    let root = tempfile::tempdir().unwrap();
+    let mut command = Command::new("flock");
+    command.arg(root.path()).arg(INSTALL).arg("--root").arg(root.path());
+    let refused = command.args(["--binary", env!("CARGO_BIN_EXE_egret")]).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("another install.sh"), "{refused:?}");
+    assert_eq!(files(root.path()), BTreeSet::new());
+}
+
+#[test]
+fn purge_leaves_no_setting_in_force() {
+    let root = tempfile::tempdir().unwrap();
+    install(root.path());
+    for file in ["etc/default/egret-steering", "etc/systemd/system/egret.service.d/override.conf"] {
+        let file = root.path().join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "").unwrap();
+    }
     assert!(run(root.path(), &["--uninstall", "--purge"]).status.success());
     assert_eq!(files(root.path()), BTreeSet::new());
 }

@@ -133,6 +133,12 @@ scenario_permissions() {
     machine chmod 700 /etc/egret/policy.d
     expect_line 'policy.d: error: the service cannot read it' machine egret check
     good_configuration
+    # However the path is spelled; and what the unit hides.
+    machine sh -c 'mv /etc/egret/policy.d/beta.toml /home && ln -s /home/beta.toml /etc/egret/policy.d'
+    expect_line 'beta.toml: error: .*egret.service hides /home' machine sh -c 'cd /etc/egret; egret check --config egret.toml'
+    machine egret reload 2>/dev/null && wrong "the service reads what its unit hides"
+    machine rm /home/beta.toml
+    good_configuration
     expect "the good configuration is refused" machine egret reload
 }
 
@@ -325,7 +331,17 @@ scenario_stopped_gateway() {
     serves
 }
 
+networkd_pid() { machine systemctl show --property=MainPID --value systemd-networkd; }
 scenario_upgrade() {
+    local networkd
+    # systemd-networkd is restarted only if it has not read its setting.
+    networkd=$(networkd_pid)
+    expect "install.sh failed" install
+    [[ $(networkd_pid) == "$networkd" ]] || wrong "systemd-networkd was restarted without need"
+    machine touch /etc/systemd/networkd.conf.d/50-egret.conf
+    expect "install.sh failed" install
+    [[ $(networkd_pid) != "$networkd" ]] || wrong "systemd-networkd has not read its setting, and was not restarted"
+    wait_for 10 "networkd to configure ens5" link_is_configured ens5
     hold_flow
     expect "install.sh failed over a running gateway" install
     flow_lives
