@@ -156,6 +156,8 @@ impl App {
             tokio::spawn(serve_control(socket, control));
         }
         let (stage, _) = watch::channel(ShutdownPhase::Running);
+        // Before the first flow.
+        let monitoring = MonitoringLog::open(startup.last_good.folder(), clock::timestamp());
         let (workers, heartbeats) = Workers::start(listeners, claims, &gateway, settings, &stage)?;
         tracing::info!(
             %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %handles.in_force.current().version, "ready"
@@ -172,7 +174,7 @@ impl App {
             auditor,
             health: WorkerHealth::new(heartbeats, readiness.clone()),
             readiness,
-            monitoring: MonitoringLog::new(clock::timestamp()),
+            monitoring,
             metrics,
             stage,
             workers,

@@ -99,7 +99,7 @@ fn steering(seen: &NetworkState) -> SteeringMetrics {
 }
 
 fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {
-    let now = clock::timestamp();
+    let now = clock::policy_time();
     let monitored = snapshot.policy.tenants().iter().filter(|tenant| tenant.mode.monitors(now));
     let shown = monitored.map(|tenant| MonitoredTenant {
         tenant: Arc::clone(&tenant.name),

@@ -1,6 +1,7 @@
 //! `egret doctor`: everything on this machine that Egret needs, one finding each, with its cure; and whether real packets
 //! come through.
 
+mod date;
 mod families;
 mod forwarding;
 mod gateway;
@@ -19,8 +20,10 @@ pub use inputs::{AskedResolver, Doctor, TenantClients};
 pub(super) use packets::PROBE_NAME;
 
 use super::findings::{CheckFinding, report};
+use super::last_good::state_folder;
 use crate::addr::PortRange;
 use crate::admin::parse_address;
+use crate::clock;
 use packets::ProbeQuestion;
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -80,6 +83,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
         kernel::files(doctor.wanted_descriptors),
     ]);
     found.extend([forwarding::forwarding(), network::conntrack()]);
+    found.extend(date::set_back(&state_folder(), clock::timestamp()));
     found.extend(families::families(&doctor.pools));
     found.extend(refusing::refusing_routes(&doctor.tenants));
     let asked = doctor.socket.as_ref().filter(|_| silence.is_none());

@@ -130,9 +130,13 @@ pub(super) fn refused(report: &ConfigReport) -> ExitCode {
     ExitCode::from(2)
 }
 
+/// The state directory.
+pub(super) fn state_folder() -> PathBuf {
+    std::env::var_os("STATE_DIRECTORY").map_or_else(|| STATE.into(), PathBuf::from)
+}
+
 fn last_good(path: &Path) -> Option<Config> {
-    let folder = std::env::var_os("STATE_DIRECTORY").map_or_else(|| STATE.into(), PathBuf::from);
-    LastGoodStore::new(Some(folder), &absolute(path).ok()?).newest()
+    LastGoodStore::new(Some(state_folder()), &absolute(path).ok()?).newest()
 }
 
 #[cfg(test)]

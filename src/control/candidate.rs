@@ -65,7 +65,7 @@ impl CandidateApi {
         let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
         let running = file_set(&self.main, &self.in_force.current().files);
         let judged = if loaded.revokes {
-            self.gateway.preview_reevaluation(&loaded.candidate, clock::timestamp())
+            self.gateway.preview_reevaluation(&loaded.candidate, clock::policy_time())
         } else {
             ReevaluationCounts::default()
         };
@@ -233,7 +233,7 @@ impl Reloader {
     /// live flows reset.
     fn candidate_changed(&self) -> u64 {
         self.resolve_in_advance();
-        let judged = self.gateway.reevaluate_canaries(clock::timestamp());
+        let judged = self.gateway.reevaluate_canaries(clock::policy_time());
         self.rechecks.order(judged);
         judged.revoked
     }

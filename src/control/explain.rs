@@ -197,7 +197,7 @@ impl ExplainInputs<'_> {
         effective: Option<EffectiveRules<'_>>,
     ) {
         let ExplainedFlow { name, ech, client, to } = asked;
-        let (ech, client, to, now) = (*ech, *client, *to, clock::timestamp());
+        let (ech, client, to, now) = (*ech, *client, *to, clock::policy_time());
         if let Some(EffectiveRules { rules, .. }) = effective.filter(|_| self.lists_rules) {
             let Explanation { inspected, rules: findings, .. } = rules.explain(name, ech, to);
             report.inspected = inspected;

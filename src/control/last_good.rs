@@ -88,6 +88,11 @@ impl LastGoodStore {
         Self { folder, main: main.to_owned() }
     }
 
+    /// The state directory, if there is one.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
+    }
+
     /// The kept configurations, the newest first, without the one that was just refused, which its digest identifies.
     pub(crate) fn others_than(&self, refused: Option<u64>) -> Vec<Texts> {
         let mut others: Vec<Texts> = Vec::new();
@@ -130,8 +135,10 @@ impl LastGoodStore {
             })
             .collect();
         let main = self.main.as_path().into();
-        let kept =
-            files.and_then(|files| write(&folder.join(kept.file_name()), &StoredConfig { main, files }));
+        let kept = files.and_then(|files| {
+            let stored = serde_json::to_vec(&StoredConfig { main, files })?;
+            write(&folder.join(kept.file_name()), &stored)
+        });
         if let Err(error) = kept {
             tracing::error!(
                 %error,
@@ -168,13 +175,10 @@ fn into_text(bytes: Vec<u8>) -> String {
 }
 
 /// Replaces the file atomically, and durably over a power failure.
-fn write(path: &Path, stored: &StoredConfig<'_>) -> io::Result<()> {
+pub(super) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
-    let mut text = io::BufWriter::new(&mut file);
-    serde_json::to_writer(&mut text, stored)?;
-    text.flush()?;
-    drop(text);
+    file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())

@@ -45,6 +45,7 @@ pub use last_good::LastGoodStore;
 pub(crate) use last_good::{FallbackCause, FallbackReason};
 pub(crate) use loaded_candidate::SharedCandidate;
 pub(crate) use monitoring::MonitoringLog;
+pub use monitoring::last_monitor_end;
 pub(crate) use network::{ExpectedNetwork, LastNetworkState, NetworkState, NetworkThread};
 pub(crate) use policy_source::PolicySource;
 pub(crate) use recheck::RecheckHandle;

@@ -281,7 +281,7 @@ impl Reloader {
         let before = self.gateway.snapshot.swap(Arc::new(built.snapshot));
         self.retired.add(before);
         self.resolve_in_advance();
-        let judged = self.gateway.reevaluate(clock::timestamp());
+        let judged = self.gateway.reevaluate(clock::policy_time());
         self.rechecks.order(judged);
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);

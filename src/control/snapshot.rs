@@ -88,7 +88,7 @@ fn tenant(
         BuildError::Bug(format!("tenant {} has a pool that does not exist: {}", rules.name, rules.pool))
     })?;
     let (metrics, name, pool_name) = (Arc::clone(metrics), Arc::clone(&rules.name), Arc::clone(&rules.pool));
-    let monitored = rules.mode.monitors(clock::timestamp());
+    let monitored = rules.mode.monitors(clock::policy_time());
     let resolve: ResolveMeters = Box::new(move || metrics.tenant(&name, Some(&pool_name), monitored));
     // Live and pending flows stay counted: limits are kept for a tenant of the same name.
     let kept = |limit: fn(&TenantRuntime) -> &Arc<Limit>, most| {

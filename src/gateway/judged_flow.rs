@@ -5,6 +5,7 @@ use super::flow::Flow;
 use super::flow_end::FlowEnd;
 use super::meters::FlowCounter;
 use super::policy_views::PolicyViews;
+use crate::clock;
 use crate::flow::PolicyVerdict;
 use crate::outcome::Outcome;
 use crate::policy::{ClientInspection, Denial, FlowFacts, Inspection, Judgement, Permit};
@@ -13,7 +14,7 @@ use crate::policy::{ClientInspection, Denial, FlowFacts, Inspection, Judgement, 
 pub(super) fn facts<'a>(flow: &Flow, seen: Option<&'a ClientInspection>) -> FlowFacts<'a> {
     let inspection = seen.map_or(Inspection::Pending, Inspection::First);
     let (dialled, now) = flow.read(|record| (record.destination, record.time));
-    FlowFacts::new(dialled, inspection, now)
+    FlowFacts::new(dialled, inspection, clock::not_before_reached(now))
 }
 
 /// Notes what a candidate would change, if one is loaded.

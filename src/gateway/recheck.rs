@@ -185,7 +185,7 @@ impl GatewayState {
         waiting: &mut WaitingFlows,
         each: impl FnOnce(&mut dyn FnMut(&LiveFlow)),
     ) -> Vec<(CheckKey, LiveFlow)> {
-        let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
+        let (snapshot, now) = (self.snapshot.load_full(), clock::policy_time());
         let mut found: HashMap<CheckKey, (LiveFlow, Vec<u64>)> = HashMap::new();
         each(&mut |flow| {
             if let Reevaluation::NeedsCheck(missing) = snapshot.reevaluate(flow, now)
@@ -217,7 +217,7 @@ impl GatewayState {
     async fn check_once(&self, flow: &LiveFlow, deadline: Instant, dialler: Dialler) -> Option<CheckResult> {
         // Always by the current snapshot: it may have been replaced, and require another check.
         let snapshot = self.snapshot.load_full();
-        let Reevaluation::NeedsCheck(missing) = snapshot.reevaluate(flow, clock::timestamp()) else {
+        let Reevaluation::NeedsCheck(missing) = snapshot.reevaluate(flow, clock::policy_time()) else {
             return Some(CheckResult::Needless);
         };
         let left = deadline.saturating_duration_since(clock::now());
@@ -232,7 +232,7 @@ impl GatewayState {
 
     /// Revokes the flows, except those that the policy now in force allows without the check.
     fn revoke_unproved(&self, flows: &[u64], why: RevocationReason) -> u64 {
-        let (snapshot, now) = (self.snapshot.load_full(), clock::timestamp());
+        let (snapshot, now) = (self.snapshot.load_full(), clock::policy_time());
         self.table.revoke_of(flows, |flow| match snapshot.reevaluate(flow, now) {
             Reevaluation::Keep => None,
             Reevaluation::Reset(why) => Some(why),

@@ -154,7 +154,7 @@ fn list<'w>(
         return Ok(listed);
     }
     let live = flow.entry().live_flow().ok_or(Outcome::InternalError)?;
-    match snapshot.reevaluate(&live, flow.time()) {
+    match snapshot.reevaluate(&live, clock::not_before_reached(flow.time())) {
         Reevaluation::Keep => Ok(listed),
         Reevaluation::Reset(why) => Err(why.into()),
         // Nothing else would make the missing checks.

@@ -38,7 +38,7 @@ impl<'w> FlowOwner<'w> {
 
     /// Facts of the flow now.
     fn facts<'f>(&self, inspection: Inspection<'f>) -> FlowFacts<'f> {
-        FlowFacts::new(self.to, inspection, clock::timestamp())
+        FlowFacts::new(self.to, inspection, clock::policy_time())
     }
 
     /// True if the mode in force waives a denial with this outcome.
