@@ -54,10 +54,10 @@ impl Default for Config {
     }
 }
 
-/// Alpha may reach the names and hosts described in `lab::Host`; beta a name of its own and the raw hosts.
 /// The `[gateway]` key for a gateway without a control socket. The default one cannot be opened here, which readiness notes.
 pub const NO_SOCKET: &str = "admin = \"off\"";
 
+/// Alpha may reach the names and hosts described in `lab::Host`; beta a name of its own and the raw hosts.
 const BETA: &str = r#"
 [[pool]]
 name = "beta"

@@ -255,7 +255,9 @@ fn promotion_refuses_files_changed_meanwhile() {
     };
     let edited = format!("{old}# somebody's work\n");
     fs::write(&main, &edited).unwrap();
-    refused("egret.toml is not what the gateway runs on");
+    refused("egret.toml is not what the gateway ran on");
+    assert!(rollout.gateway.egret(&["reload"]).status.success());
+    refused("egret.toml is not what the gateway ran on");
     assert_eq!(fs::read_to_string(&main).unwrap(), edited);
     fs::write(&main, &old).unwrap();
     fs::write(rollout.candidate_file(), format!("{old}# other rules\n")).unwrap();

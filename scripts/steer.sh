@@ -115,7 +115,7 @@ refuse_all() {
         return 0
     fi
     open=
-    for family in $(families); do refuse "$family" not iif lo || open=$said; done
+    for family in $(families); do refuse "$family" not iif lo || open=${said:-ip failed}; done
     [ -z "$open" ] || fail "cannot block forwarding: $open"
 }
 # False if GUARD_INTERFACES names none, or something that is no interface: `ip` takes patterns, commas and mistyped names, and
@@ -350,10 +350,10 @@ find_down() {
     if [ -f "$beside" ] && is_whole <"$beside"; then script=$(cat "$beside"); else fail "$why: nothing was removed"; fi
 }
 down() {
-    alone
     find_down
-    # What is removed in part is to be repaired.
-    trap 'rm -f "$taken_down"' EXIT
+    alone
+    # What is removed in part is to be repaired, and lets nothing pass until then.
+    trap 'rm -f "$taken_down"; block' EXIT
     trap 'exit 143' INT TERM HUP
     : >"$taken_down"
     printf '%s\n' "$script" | sh -s

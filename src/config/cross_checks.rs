@@ -45,19 +45,19 @@ pub(super) fn known_pools(pools: &[PoolDraft], tenants: &[TenantDraft], out: &mu
     let known: HashSet<_> = pools.iter().map(|pool| &*pool.spec.name).collect();
     // The intended pool may be one whose name is invalid, which is reported there.
     let has_invalid = known.contains("");
-    let mut known_at = |tenant: &TenantDraft| {
+    for tenant in tenants {
         let wanted = &*tenant.spec.pool;
         if wanted.is_empty() || has_invalid || known.contains(wanted) {
-            return;
+            continue;
         }
         // A search for the nearest name takes long, and there may be as many tenants as pools.
-        let help = match nearest(wanted, known.iter().copied()).filter(|_| out.has_room()) {
+        let meant = if out.has_room() { nearest(wanted, known.iter().copied()) } else { None };
+        let help = match meant {
             Some(meant) => format!("did you mean {meant:?}?"),
             None => "add a [[pool]] of this name".to_owned(),
         };
         out.error(tenant.pool_at, format!("`pool`: there is no pool {wanted:?}"), help);
-    };
-    tenants.iter().for_each(&mut known_at);
+    }
 }
 
 /// Warns of unused pools.

@@ -38,7 +38,6 @@ impl ControlPlane {
         let candidate = CandidateApi {
             candidates: self.handles.candidates.clone(),
             reloads: self.reloads.clone(),
-            in_force: Arc::clone(&self.handles.in_force),
             gateway: Arc::clone(&self.handles.gateway),
             main: self.main.clone(),
         };

@@ -1,6 +1,5 @@
 //! Loads, promotes and drops the candidate on the reload thread, so that no other change is made meanwhile.
 
-use super::active_config::ActiveConfig;
 use super::audit::AuditedCandidate;
 use super::build_error::BuildError;
 use super::loaded_candidate::{LoadedCandidate, PromotionError, SharedCandidate};
@@ -38,7 +37,6 @@ enum CandidateLoadError {
 pub(crate) struct CandidateApi {
     pub(crate) candidates: SharedCandidate,
     pub(crate) reloads: ReloadHandle,
-    pub(crate) in_force: Arc<ActiveConfig>,
     pub(crate) gateway: Arc<GatewayState>,
     /// The main file in force.
     pub(crate) main: PathBuf,
@@ -63,13 +61,12 @@ impl CandidateApi {
 
     fn promotion(&self) -> Result<PromotionFiles, ControlError> {
         let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
-        let running = file_set(&self.main, &self.in_force.current().files);
         let judged = if loaded.revokes {
             self.gateway.preview_reevaluation(&loaded.candidate, clock::policy_time())
         } else {
             ReevaluationCounts::default()
         };
-        let candidate = loaded.files.clone();
+        let (candidate, running) = (loaded.files.clone(), file_set(&self.main, &loaded.replaces));
         let (revokes, asks, fell_back) = (judged.revoked, judged.unproved, loaded.fell_back());
         Ok(PromotionFiles { candidate, running, revokes, asks, fell_back })
     }
@@ -158,6 +155,7 @@ impl Reloader {
         let loaded = LoadedCandidate {
             candidate: candidate.into(),
             files: file_set(&order.file, &files),
+            replaces: Arc::clone(&self.in_force.current().files),
             names: verification::names(&config, &self.in_force.current().pools),
             version: config.version().into(),
             time: clock::timestamp(),

@@ -3,6 +3,7 @@
 mod status;
 
 use crate::admin::FileSet;
+use crate::config::ReadFile;
 use crate::gateway::Candidate;
 use crate::telemetry::CandidateInfo;
 use crate::verify::NameKey;
@@ -29,6 +30,8 @@ impl SharedCandidate {
 pub(crate) struct LoadedCandidate {
     pub(crate) candidate: Arc<Candidate>,
     pub(crate) files: FileSet,
+    /// Files in force when it was loaded: a promotion replaces these and no others.
+    pub(crate) replaces: Arc<[ReadFile]>,
     /// Names to resolve in advance while it is enforced.
     pub(crate) names: HashSet<NameKey>,
     pub(crate) version: Arc<str>,

@@ -18,7 +18,8 @@ const KEPT: &str = "replaced";
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     #[error(
-        "{0} is not what the gateway runs on: it was changed since; reload it, or take the change back, and promote then"
+        "{0} is not what the gateway ran on when the candidate was loaded; take the change back, or put it into the \
+         candidate too, `egret reload`, load the candidate again, and promote then"
     )]
     RunningChanged(PathBuf),
     #[error(

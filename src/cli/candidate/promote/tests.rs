@@ -155,9 +155,9 @@ fn changed_running_files_are_not_overwritten() {
         assert_eq!(content(folders.root.path()), before);
     };
     write_all(&folders.running(), &[("egret.toml", "edited")]);
-    refused("is not what the gateway runs on");
+    refused("is not what the gateway ran on");
     write_all(&folders.running(), &[("egret.toml", "old"), ("policy.d/new.toml", "new")]);
-    refused("policy.d/new.toml is not what the gateway runs on");
+    refused("policy.d/new.toml is not what the gateway ran on");
     fs::remove_dir_all(folders.running().join("policy.d")).unwrap();
     write_all(&folders.candidate(), &[("egret.toml", "edited")]);
     refused("is not what was loaded as candidate");
