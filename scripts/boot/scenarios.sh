@@ -8,14 +8,14 @@ all_scenarios=(
     permissions
     typo_at_boot
     first_boot_with_a_typo
-    slow_boot_with_links_up
     restart_with_a_broken_configuration
-    folders_that_cannot_be_made
     networkd_reconfigure
     flushed_rules
     killed_gateway
     stopped_gateway
     upgrade
+    slow_boot_with_links_up
+    folders_that_cannot_be_made
     purge_and_install_again
     documents
     runbooks
@@ -191,30 +191,6 @@ scenario_first_boot_with_a_typo() {
     nothing_leaked
 }
 
-# Forwarding is switched on by systemd-sysctl, and steering waits for nftables.service.
-scenario_slow_boot_with_links_up() {
-    forwarding_at_boot
-    machine systemctl enable nftables 2>/dev/null
-    mkdir -p "$root"/etc/systemd/system/nftables.service.d
-    printf '[Service]\nExecStartPre=/bin/sleep 3\n' >"$root"/etc/systemd/system/nftables.service.d/slow.conf
-    start_storm
-    reboot_machine bring_up_links
-    stop_storm
-    nothing_leaked
-    expect "forwarding is not on, so this shows nothing" is_forwarded -4
-    expect_line '^enabled$' machine systemctl is-enabled egret-guard
-    wait_for 10 "service after a slow boot" is_served -4
-    serves
-    # The guard does nothing beside rules that are in place.
-    expect "the guard cannot be started again" machine systemctl restart egret-guard
-    expect "the guard blocks a machine that is steered" is_forwarded -4
-    rm -r "$root"/etc/systemd/system/nftables.service.d
-    machine systemctl disable --now nftables 2>/dev/null
-    machine systemctl restart egret-steering
-    wait_for 10 "service" is_served -4
-    nothing_leaked
-}
-
 scenario_restart_with_a_broken_configuration() {
     local breakage
     for breakage in "sed -i 's/^sources/source/' $config" "chmod 000 $config; chown root:root $config" "rm $config" \
@@ -240,29 +216,6 @@ scenario_restart_with_a_broken_configuration() {
     expect "systemctl restart failed" machine systemctl restart egret
     expect_line '^nginx was asked for more.example.org' ask -4 http://more.example.org/
     serve_again
-}
-
-scenario_folders_that_cannot_be_made() {
-    local folder folders='/var/lib/egret /var/lib/egret-steering /var/log/egret'
-    machine sh -c "systemctl stop egret; for folder in $folders; do rm -r \$folder; echo >\$folder; done"
-    for folder in files read-only; do
-        say "- $folder"
-        expect "steering does not start" machine systemctl restart egret-steering
-        expect "the gateway does not start" machine systemctl restart egret
-        wait_for 10 "service" is_served -4
-        serves
-        machine systemctl stop egret
-        machine sh -c "rm -f $folders"
-        [[ $folder == read-only ]] || machine sh -c 'mount -t tmpfs -o ro tmpfs /var/lib; mount -t tmpfs -o ro tmpfs /var/log'
-    done
-    machine umount /var/lib /var/log
-    expect "steering does not start" machine systemctl restart egret-steering
-    expect "the gateway does not start" machine systemctl restart egret
-    serves
-    for folder in /var/lib/egret /var/log/egret; do expect_line '^egret egret 750$' machine stat -c '%U %G %a' $folder; done
-    expect_line '^root root 700$' machine stat -c '%U %G %a' /var/lib/egret-steering
-    expect "no configuration is kept" machine sh -c 'ls /var/lib/egret/* >/dev/null'
-    nothing_leaked
 }
 
 rules_are_there() {
@@ -363,6 +316,53 @@ scenario_upgrade() {
     expect "the units do not restart after an upgrade" machine systemctl restart egret-steering egret
     wait_for 10 "service after an upgrade" is_served -4
     serves
+    nothing_leaked
+}
+
+# Forwarding is switched on by systemd-sysctl, and steering waits for nftables.service.
+scenario_slow_boot_with_links_up() {
+    forwarding_at_boot
+    machine systemctl enable nftables 2>/dev/null
+    mkdir -p "$root"/etc/systemd/system/nftables.service.d
+    printf '[Service]\nExecStartPre=/bin/sleep 3\n' >"$root"/etc/systemd/system/nftables.service.d/slow.conf
+    start_storm
+    reboot_machine bring_up_links
+    stop_storm
+    nothing_leaked
+    expect "forwarding is not on, so this shows nothing" is_forwarded -4
+    expect_line '^enabled$' machine systemctl is-enabled egret-guard
+    wait_for 10 "service after a slow boot" is_served -4
+    serves
+    # The guard does nothing beside rules that are in place.
+    expect "the guard cannot be started again" machine systemctl restart egret-guard
+    expect "the guard blocks a machine that is steered" is_forwarded -4
+    rm -r "$root"/etc/systemd/system/nftables.service.d
+    machine systemctl disable --now nftables 2>/dev/null
+    machine systemctl restart egret-steering
+    wait_for 10 "service" is_served -4
+    nothing_leaked
+}
+
+scenario_folders_that_cannot_be_made() {
+    local folder folders='/var/lib/egret /var/lib/egret-steering /var/log/egret'
+    machine sh -c "systemctl stop egret; for folder in $folders; do rm -r \$folder; echo >\$folder; done"
+    for folder in files read-only; do
+        say "- $folder"
+        expect "steering does not start" machine systemctl restart egret-steering
+        expect "the gateway does not start" machine systemctl restart egret
+        wait_for 10 "service" is_served -4
+        serves
+        machine systemctl stop egret
+        machine sh -c "rm -f $folders"
+        [[ $folder == read-only ]] || machine sh -c 'mount -t tmpfs -o ro tmpfs /var/lib; mount -t tmpfs -o ro tmpfs /var/log'
+    done
+    machine umount /var/lib /var/log
+    expect "steering does not start" machine systemctl restart egret-steering
+    expect "the gateway does not start" machine systemctl restart egret
+    serves
+    for folder in /var/lib/egret /var/log/egret; do expect_line '^egret egret 750$' machine stat -c '%U %G %a' $folder; done
+    expect_line '^root root 700$' machine stat -c '%U %G %a' /var/lib/egret-steering
+    expect "no configuration is kept" machine sh -c 'ls /var/lib/egret/* >/dev/null'
     nothing_leaked
 }
 
