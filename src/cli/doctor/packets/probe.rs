@@ -2,11 +2,11 @@
 //! and that gets what the device sends to its address.
 //!
 //! `tc` redirects both ways, so packets meet every hook, route and setting of the real device. All that stays on the
-//! device meanwhile are filters for the one address, which a [`CleanUp`] takes away.
+//! device meanwhile are filters for the one address, which a [`SetUp`] takes away.
 
-use super::clean_up::CleanUp;
 use super::namespace::Namespace;
 use super::path::{self, NetworkDevice};
+use super::set_up::SetUp;
 use crate::cli::tool::{feed, output};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -44,13 +44,13 @@ pub(super) struct ProbePorts {
 #[derive(Debug)]
 pub(super) struct ProbeHost {
     namespace: Namespace,
-    clean_up: Option<CleanUp>,
+    set_up: Option<SetUp>,
 }
 
 impl Drop for ProbeHost {
     fn drop(&mut self) {
         let _turn = turn();
-        self.clean_up = None;
+        self.set_up = None;
     }
 }
 
@@ -66,47 +66,14 @@ impl ProbeHost {
         let mut turn = turn();
         let equip = equip(&catch, &mut turn)?;
         let filters = catching(spot, ports, &catch, &name)?;
-        let clean_up = Some(CleanUp::new(&undo(spot, &name, &catch, turn.contains(&catch), &filters))?);
-        let probe = Self { namespace, clean_up };
-        let added = probe.add(spot, &name, &inject, &catch, equip, &filters);
+        let mut set_up = SetUp::new(&undo(spot, &name, &catch, turn.contains(&catch), &filters))?;
+        add_link(&mut set_up, spot, &name, &namespace)?;
+        add_filters(&mut set_up, &name, &injecting(spot, &inject), &catch, equip, &filters)?;
         drop(turn);
-        added?;
+        let probe = Self { namespace, set_up: Some(set_up) };
         probe.namespace.run(|| furnish(spot)).map_err(|error| error.to_string())?;
         wait_until_up(&name);
         Ok(probe)
-    }
-
-    /// The veth pair and the filters.
-    fn add(
-        &self,
-        spot: &Spot,
-        name: &str,
-        inject: &str,
-        catch: &str,
-        equip: Option<String>,
-        filters: &[Filter],
-    ) -> Result<(), String> {
-        // The same link address as the device's: frames to it count as the machine's own.
-        let peer = spot.mac.clone().unwrap_or_else(|| vacant_mac(name));
-        let (mac, mtu) = (&spot.enters.mac, spot.enters.mtu);
-        feed(
-            "ip -batch -",
-            &format!(
-                "link add {name} address {mac} mtu {mtu} type veth peer name probe address {peer} mtu {mtu} index 1000003 netns {}\n\
-             link set {name} addrgenmode none\nlink set {name} up\n",
-                self.namespace.path()
-            ),
-        )?;
-        let mut commands = format!("qdisc add dev {name} clsact\n");
-        for (pref, filter) in (1..).zip(injecting(spot, inject)) {
-            let _ = writeln!(commands, "filter add dev {name} ingress pref {pref} {filter}");
-        }
-        commands.extend(equip);
-        for Filter { pref, protocol, rest } in filters {
-            let _ =
-                writeln!(commands, "filter add dev {catch} egress pref {pref} protocol {protocol} {rest}");
-        }
-        feed("tc -batch -", &commands).map(drop)
     }
 
     /// Runs `work` on a thread of the probe's host.
@@ -121,6 +88,40 @@ impl ProbeHost {
         let seen = self.run(|| output(&command).map_err(io::Error::other));
         seen.is_ok_and(|text| text.contains("lladdr"))
     }
+}
+
+/// Adds the veth pair.
+fn add_link(set_up: &mut SetUp, spot: &Spot, name: &str, namespace: &Namespace) -> Result<(), String> {
+    // The same link address as the device's: frames to it count as the machine's own.
+    let peer = spot.mac.clone().unwrap_or_else(|| vacant_mac(name));
+    let (mac, mtu, path) = (&spot.enters.mac, spot.enters.mtu, namespace.path());
+    set_up.run(
+        "ip -batch -",
+        &format!(
+            "link add {name} address {mac} mtu {mtu} type veth peer name probe address {peer} mtu {mtu} index 1000003 netns {path}\n\
+             link set {name} addrgenmode none\nlink set {name} up\n"
+        ),
+    )
+}
+
+/// Adds the filters of both directions.
+fn add_filters(
+    set_up: &mut SetUp,
+    name: &str,
+    injecting: &[String],
+    catch: &str,
+    equip: Option<String>,
+    catching: &[Filter],
+) -> Result<(), String> {
+    let mut commands = format!("qdisc add dev {name} clsact\n");
+    for (pref, filter) in (1..).zip(injecting) {
+        let _ = writeln!(commands, "filter add dev {name} ingress pref {pref} {filter}");
+    }
+    commands.extend(equip);
+    for Filter { pref, protocol, rest } in catching {
+        let _ = writeln!(commands, "filter add dev {catch} egress pref {pref} protocol {protocol} {rest}");
+    }
+    set_up.run("tc -batch -", &commands)
 }
 
 /// The device on whose wire frames are seen: the device itself, or a bridge's port.

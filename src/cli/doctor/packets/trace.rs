@@ -3,8 +3,8 @@
 //! Covers everything that nf_tables runs: native tables and those of iptables-nft. Tables of iptables-legacy do not
 //! trace; [`super::counters`] looks at them.
 
-use super::clean_up::CleanUp;
-use crate::cli::tool::{feed, output, tool};
+use super::set_up::SetUp;
+use crate::cli::tool::{output, tool};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
@@ -157,7 +157,7 @@ pub(super) struct Trace {
     monitor: Child,
     lines: Arc<Mutex<Vec<String>>>,
     reader: Option<JoinHandle<()>>,
-    clean_up: Option<CleanUp>,
+    set_up: Option<SetUp>,
 }
 
 impl Trace {
@@ -173,15 +173,17 @@ impl Trace {
         };
         let (incoming, outgoing) = (chain(INCOMING, "prerouting", from), chain(OUTGOING, "output", to));
         let both = format!("table inet {table} {{\n{incoming}\n{outgoing}\n}}\n");
-        if feed("nft -f -", &both).is_err() {
-            trace.stop();
-            return None;
-        }
+        trace.add(&both)?;
         // Hooks before those of IP; kernels without them have nothing there that could drop.
         let early = chain(INCOMING, &format!("ingress device \"{device}\""), from);
-        let _ = feed("nft -f -", &format!("table netdev {table} {{\n{early}\n}}\n"));
-        let _ = feed("nft -f -", &format!("table bridge {table} {{\n{incoming}\n}}\n"));
+        trace.add(&format!("table netdev {table} {{\n{early}\n}}\n"));
+        trace.add(&format!("table bridge {table} {{\n{incoming}\n}}\n"));
         Some(trace)
+    }
+
+    /// Adds a table; `None` where the kernel refuses it.
+    fn add(&mut self, table: &str) -> Option<()> {
+        self.set_up.as_mut()?.run("nft -f -", table).ok()
     }
 
     /// Starts to listen, and what ends it and removes the tables, also if this process is killed.
@@ -193,8 +195,8 @@ impl Trace {
         for family in ["inet", "netdev", "bridge"] {
             let _ = writeln!(script, "nft delete table {family} {table}");
         }
-        let clean_up = CleanUp::new(&script);
-        let (Ok(clean_up), Some(stdout)) = (clean_up, monitor.stdout.take()) else {
+        let set_up = SetUp::new(&script);
+        let (Ok(set_up), Some(stdout)) = (set_up, monitor.stdout.take()) else {
             let _ = monitor.kill();
             let _ = monitor.wait();
             return None;
@@ -212,7 +214,7 @@ impl Trace {
             }
             thread::sleep(Duration::from_millis(25));
         }
-        Some(Self { table: table.to_owned(), monitor, lines, reader: Some(reader), clean_up: Some(clean_up) })
+        Some(Self { table: table.to_owned(), monitor, lines, reader: Some(reader), set_up: Some(set_up) })
     }
 
     /// Events so far of packets with these addresses, when no more come; other traces may run beside this one.
@@ -234,7 +236,7 @@ impl Trace {
     }
 
     fn stop(&mut self) {
-        drop(self.clean_up.take());
+        drop(self.set_up.take());
         let _ = self.monitor.wait();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
