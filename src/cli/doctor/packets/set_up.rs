@@ -1,4 +1,4 @@
-//! What a probe sets up on the machine, and its removal, however the process ends.
+//! Setting up of a probe on the machine, and its removal, however the process ends.
 
 use crate::cli::tool::tool;
 use std::io::{self, BufRead as _, BufReader, Write as _};
