@@ -25,7 +25,7 @@ wait_for() { # SECONDS WHAT COMMAND...: until the command succeeds
 wrong() {
     printf 'WRONG: %s\n' "$*"
     machine systemctl --failed --no-legend --plain 2>/dev/null | sed 's/^/  failed: /'
-    machine journalctl -q -b --no-pager -o short-precise -n 40 -u 'egret*' 2>/dev/null | sed 's/^/  journal: /'
+    machine journalctl -q -b --no-pager -o short-precise -n 60 -u 'egret*' -u systemd-networkd 2>/dev/null | sed 's/^/  journal: /'
     exit 1
 }
 expect() { # WHAT COMMAND...
@@ -137,14 +137,15 @@ CONF
 }
 
 # Gives the machine its addresses before it boots, as an initramfs or the maker of a container does. Nothing is forwarded yet.
+# The broadcast addresses are those that systemd-networkd gives: in Debian 12 it tries without end to change others.
 bring_up_links() {
     ip netns exec machine sh -c 'echo 0 >/proc/sys/net/ipv4/ip_forward; echo 0 >/proc/sys/net/ipv6/conf/all/forwarding'
     ip -n machine -batch - <<'IP'
 link set ens5 up
 link set ens6 up
-addr add 10.0.1.1/24 dev ens5
+addr add 10.0.1.1/24 brd + dev ens5
 addr add fd00:1::1/64 dev ens5 nodad
-addr add 198.51.100.1/24 dev ens6
+addr add 198.51.100.1/24 brd + dev ens6
 addr add 2001:db8:51::1/64 dev ens6 nodad
 IP
 }

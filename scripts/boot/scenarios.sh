@@ -227,12 +227,12 @@ scenario_networkd_reconfigure() {
     local link
     for link in ens5 ens6; do
         expect "networkctl reconfigure failed" machine networkctl reconfigure $link
-        wait_for 30 "networkd to configure $link" link_is_configured $link
+        wait_for 10 "networkd to configure $link" link_is_configured $link
         expect "the rules are gone after networkctl reconfigure $link" rules_are_there
         serves
     done
     expect "networkd does not restart" machine systemctl restart systemd-networkd
-    wait_for 30 "networkd to configure ens5" link_is_configured ens5
+    wait_for 10 "networkd to configure ens5" link_is_configured ens5
     expect "the rules are gone after a restart of networkd" rules_are_there
     serves
     nothing_leaked
@@ -294,7 +294,7 @@ scenario_upgrade() {
     machine touch /etc/systemd/networkd.conf.d/50-egret.conf
     expect "install.sh failed" install
     [[ $(networkd_pid) != "$networkd" ]] || wrong "systemd-networkd has not read its setting, and was not restarted"
-    wait_for 30 "networkd to configure ens5" link_is_configured ens5
+    wait_for 10 "networkd to configure ens5" link_is_configured ens5
     hold_flow
     expect "install.sh failed over a running gateway" install
     flow_lives
