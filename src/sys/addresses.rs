@@ -1,6 +1,6 @@
 //! Addresses of this machine.
 
-use super::routing::{self, IpFamily};
+use super::routing::{self, IpFamily, RoutingRule};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::io;
@@ -47,8 +47,8 @@ pub fn networks() -> io::Result<Vec<(String, IpNet)>> {
 pub struct LocalAddresses {
     /// Addresses assigned to interfaces, and networks that routes make local (AnyIP).
     pub local: Vec<IpNet>,
-    /// IPv4 networks that are delivered locally too, but are not of the type `local` for packet rules: by local routes of other
-    /// tables than `local` (`inet_dev_addr_type()` reads no other).
+    /// Networks that are or may be delivered locally too, but are not of the type `local` for packet rules: by local routes of other
+    /// tables than `local`, in IPv4 (`inet_dev_addr_type()` reads no other) and where a rule goes by more than the destination.
     pub delivered: Vec<IpNet>,
     /// IPv6 anycast addresses of links (RFC 4291 §2.6.1).
     pub anycast: Vec<IpNet>,
@@ -66,11 +66,12 @@ pub fn local() -> io::Result<LocalAddresses> {
     };
     for family in IpFamily::ALL {
         found.local.extend(specific_routes(family, routing::LOCAL_TABLE)?);
-        let others = match family {
-            IpFamily::V4 => &mut found.delivered,
-            IpFamily::V6 => &mut found.local,
-        };
-        others.extend(other_local_routes(family)?);
+        let OtherRoutes { met, unclear } = OtherRoutes::list(family)?;
+        match family {
+            IpFamily::V4 => found.delivered.extend(met),
+            IpFamily::V6 => found.local.extend(met),
+        }
+        found.delivered.extend(unclear);
     }
     Ok(found)
 }
@@ -78,20 +79,44 @@ pub fn local() -> io::Result<LocalAddresses> {
 /// Most local routes of other tables that the kernel is asked about; more count without.
 const ASKED: usize = 1000;
 
-/// Lists local routes of the tables that rules of policy routing name beside `local`, as far as packets of this machine without a
-/// mark meet them: the one that delivers marked packets locally makes no address local.
-fn other_local_routes(family: IpFamily) -> io::Result<Vec<IpNet>> {
-    // Without support for rules there is `main` alone.
-    let rules = routing::rules(family).unwrap_or_default();
-    let tables: BTreeSet<u32> = rules.iter().map(|rule| rule.table).chain([MAIN_TABLE]).collect();
-    let mut found = Vec::new();
-    for table in tables.into_iter().filter(|table| ![0, routing::LOCAL_TABLE].contains(table)) {
-        found.extend(specific_routes(family, table)?);
+/// Local routes of the tables that rules of policy routing name beside `local`, as far as packets of this machine without a mark may
+/// meet them: the one that delivers marked packets locally makes no address local.
+struct OtherRoutes {
+    /// They are met, whatever the source.
+    met: Vec<IpNet>,
+    /// They may be met from some source, or to some port.
+    unclear: Vec<IpNet>,
+}
+
+impl OtherRoutes {
+    fn list(family: IpFamily) -> io::Result<Self> {
+        let rules = routing::rules(family)?;
+        let tables: BTreeSet<u32> = rules.iter().map(|rule| rule.table).chain([MAIN_TABLE]).collect();
+        let mut found = Self { met: Vec::new(), unclear: Vec::new() };
+        for table in tables.into_iter().filter(|table| ![0, routing::LOCAL_TABLE].contains(table)) {
+            let is_unclear = rules.iter().any(|rule| rule.table == table && is_for_some_packets(rule));
+            let networks = if is_unclear { &mut found.unclear } else { &mut found.met };
+            networks.extend(specific_routes(family, table)?);
+        }
+        let unasked = found.met.split_off(found.met.len().min(ASKED));
+        found.met.retain(|network| may_be_met(network, routing::is_local));
+        found.met.extend(unasked);
+        Ok(found)
     }
-    let unasked = found.split_off(found.len().min(ASKED));
-    found.retain(|network| routing::is_local(network.addr()).unwrap_or(true));
-    found.extend(unasked);
-    Ok(found)
+}
+
+/// True if a rule may be for packets that this machine sends from a pool, and not for those that a lookup by destination stands for.
+fn is_for_some_packets(rule: &RoutingRule) -> bool {
+    let by_source_or_port = rule.source.is_some() || rule.rest != format!("lookup {}", rule.table);
+    by_source_or_port && rule.mark.is_none() && rule.interface.as_ref().is_none_or(|name| name == "lo")
+}
+
+/// False if the kernel sends packets to none of some addresses of a network here. In doubt true: narrower routes may lead elsewhere.
+fn may_be_met(network: &IpNet, is_local: impl Fn(IpAddr) -> io::Result<bool>) -> bool {
+    let halves = network.subnets(network.prefix_len() + 1);
+    let parts = halves.map_or_else(|_| vec![*network], Iterator::collect);
+    let mut some = parts.iter().flat_map(|part| [part.network(), part.broadcast()]);
+    some.any(|address| is_local(address).unwrap_or(true))
 }
 
 /// Lists the local routes of a table. A default route means nothing here.
@@ -114,6 +139,35 @@ mod tests {
         assert!(!all.contains(&"192.0.2.77".parse().unwrap()), "{all:?}");
         let networks = networks().unwrap();
         assert!(networks.contains(&("lo".to_owned(), "127.0.0.0/8".parse().unwrap())), "{networks:?}");
+    }
+
+    #[test]
+    fn rules_of_sources_leave_their_table_unclear() {
+        let rule = RoutingRule { table: 100, rest: "lookup 100".into(), ..RoutingRule::default() };
+        let source = Some("203.0.113.0/28".parse().unwrap());
+        let of_source = RoutingRule { source, ..rule.clone() };
+        let of_port = RoutingRule { rest: "dport 443 lookup 100".into(), ..rule.clone() };
+        assert!(!is_for_some_packets(&rule));
+        for one in [of_source, of_port] {
+            let by = |name: &str| RoutingRule { interface: Some(name.to_owned()), ..one.clone() };
+            assert!(is_for_some_packets(&one) && is_for_some_packets(&by("lo")), "{one:?}");
+            assert!(!is_for_some_packets(&by("eth0")), "{one:?}");
+            assert!(!is_for_some_packets(&RoutingRule { mark: Some((1, 1)), ..one }));
+        }
+    }
+
+    #[test]
+    fn network_is_met_beside_narrower_routes() {
+        let is_met = |network: &str, elsewhere: &[&str]| {
+            let elsewhere: Vec<IpNet> = elsewhere.iter().map(|other| other.parse().unwrap()).collect();
+            let leaves = |address| elsewhere.iter().any(|other| other.contains(&address));
+            may_be_met(&network.parse().unwrap(), |address| Ok(!leaves(address)))
+        };
+        assert!(is_met("198.51.100.192/28", &["198.51.100.192/32", "198.51.100.200/29"]));
+        assert!(is_met("2001:db8:51::/64", &["2001:db8:51::/128"]));
+        assert!(!is_met("198.51.100.192/28", &["0.0.0.0/0"]) && !is_met("192.0.2.7/32", &["192.0.2.7/32"]));
+        let unknown = |_| Err(io::ErrorKind::TimedOut.into());
+        assert!(may_be_met(&"192.0.2.0/24".parse().unwrap(), unknown));
     }
 
     #[test]
