@@ -9,33 +9,34 @@ use std::time::{Duration, Instant};
 
 #[derive(Debug, Default)]
 pub(super) struct Clock {
-    used: Cell<bool>,
-    ahead: Cell<Duration>,
+    /// Simulated time, which stands still between timers; `None` in a loop that goes by the clock.
+    time: Cell<Option<Instant>>,
 }
 
 impl Clock {
     pub(super) fn is_used(&self) -> bool {
-        self.used.get()
+        self.time.get().is_some()
     }
 }
 
 /// Current time of this thread's loop; without one, the clock's.
 pub(crate) fn now() -> Instant {
-    let ahead = CURRENT.with_borrow(|current| current.as_ref().map(|event_loop| event_loop.fake.ahead.get()));
-    clock::now() + ahead.unwrap_or_default()
+    let time =
+        CURRENT.with_borrow(|current| current.as_ref().and_then(|event_loop| event_loop.fake.time.get()));
+    time.unwrap_or_else(clock::now)
 }
 
 impl EventLoop {
-    /// Like [`EventLoop::run`], but when idle, time advances at once to the next timer.
+    /// Like [`EventLoop::run`], but time stands still, and when idle, it advances at once to the next timer.
     pub(crate) fn run_fast<R>(main: impl AsyncFnOnce(Rc<Self>) -> R) -> io::Result<R> {
         let event_loop = Rc::new(Self::new()?);
-        event_loop.fake.used.set(true);
+        event_loop.fake.time.set(Some(clock::now()));
         event_loop.run_here(main)
     }
 
     /// Advances the time.
     pub(crate) fn advance(&self, time: Duration) {
-        self.fake.ahead.set(self.fake.ahead.get() + time);
+        self.fake.time.set(Some(now() + time));
         self.timers.borrow_mut().fire(now());
     }
 
