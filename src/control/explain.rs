@@ -22,6 +22,7 @@ use crate::policy::{
 };
 use crate::sys::addresses::LocalAddresses;
 use std::collections::BTreeMap;
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -73,17 +74,17 @@ impl<'c> Explainer<'c> {
 
     /// Explains the decision on the flow.
     pub fn explain(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
-        self.report(query, true)
+        self.inputs(true).explain(query)
     }
 
     /// The same without what each rule says, so that the number of rules does not matter.
     pub fn decide(&self, query: &ExplainQuery) -> Result<ExplainReport, ExplainError> {
-        self.report(query, false)
+        self.inputs(false).explain(query)
     }
 
-    fn report(&self, query: &ExplainQuery, lists_rules: bool) -> Result<ExplainReport, ExplainError> {
+    fn inputs(&self, lists_rules: bool) -> ExplainInputs<'_> {
         let Self { config, policy, pools, unsteered } = self;
-        let facts = ExplainInputs {
+        ExplainInputs {
             pools: &config.pools,
             policy,
             unsteered,
@@ -91,8 +92,7 @@ impl<'c> Explainer<'c> {
             help: config.help.as_deref(),
             state: UsageSource::Files(pools, &config.limits),
             lists_rules,
-        };
-        facts.explain(query)
+        }
     }
 }
 
@@ -211,11 +211,15 @@ impl ExplainInputs<'_> {
         let EffectiveRules { rules, .. } = effective;
         let seen = ClientInspection::Asked { name: name.clone(), ech, unframed: false };
         let facts = FlowFacts::new(to, Inspection::First(&seen), now);
+        let mut others = Vec::new();
         let judgement = match rules.judge(&facts) {
             Judgement::Permit { permit, needs } if permit.would_deny().is_none() => {
                 let families = self.dialled_families(tenant, &permit);
                 match checks::checked(report, effective, name, permit, &facts, &families) {
-                    Ok(permit) => Judgement::Permit { permit, needs },
+                    Ok((permit, after_it)) => {
+                        others = after_it;
+                        Judgement::Permit { permit, needs }
+                    }
                     Err(outcome) => {
                         rules.judge(&FlowFacts { checks: CheckResults::failed(outcome), ..facts })
                     }
@@ -229,7 +233,7 @@ impl ExplainInputs<'_> {
         match judgement {
             Judgement::Permit { permit, .. } => {
                 report.would_deny = permit.would_deny().map(|waived| explained_outcome(waived, report));
-                self.leave(report, tenant, client, &permit);
+                self.leave_by_any(report, tenant, client, iter::once(permit).chain(others));
             }
             Judgement::Deny(denial) => report.outcome = Some(explained_outcome(denial.outcome, report)),
             Judgement::NeedsInspection => {} // its result is given
@@ -335,32 +339,26 @@ fn explained_rule(rule: policy::RuleFinding) -> ExplainedRule {
 
 fn explained_outcome(outcome: Outcome, report: &ExplainReport) -> ExplainedOutcome {
     let name = report.hostname.as_deref();
+    let to = match name.filter(|_| report.address_assumed) {
+        Some(name) => format!("{name}:{}", report.port),
+        None => SocketAddr::new(report.address, report.port).to_string(),
+    };
     ExplainedOutcome {
         name: outcome.as_str().to_owned(),
         meaning: outcome.meaning().to_owned(),
-        remedy: remedy(outcome, name, SocketAddr::new(report.address, report.port)),
+        remedy: remedy(outcome, name, &to),
     }
 }
 
-/// The outcome's remedy for a flow that is asked about: it has no ID, and its name and address are known.
-pub(crate) fn remedy(outcome: Outcome, name: Option<&str>, to: SocketAddr) -> String {
+/// The outcome's remedy for a flow that is asked about: it has no ID, and its name is known, and so is the address with the port
+/// (`to`), or a name in its place.
+pub(crate) fn remedy(outcome: Outcome, name: Option<&str>, to: &str) -> String {
     if outcome == Outcome::NotAllowed {
         return "If it should leave, add an allow rule to the tenant: docs/policy.md.".to_owned();
     }
-    let remedy = outcome.remedy().replace("ADDRESS:PORT", &to.to_string());
+    let remedy = outcome.remedy().replace("ADDRESS:PORT", to);
     name.map_or(remedy.clone(), |name| remedy.replace("NAME", name))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn canary_remedy_helps_against_both_policies() {
-        let denied = Some(Outcome::NotAllowed);
-        assert!(canary_remedy(true, denied).is_some_and(|remedy| remedy.contains("candidate drop")));
-        let in_both = canary_remedy(false, denied).unwrap();
-        assert!(in_both.contains("in force") && !in_both.contains("candidate drop"), "{in_both}");
-        assert_eq!(canary_remedy(false, Some(Outcome::EchDenied)), None);
-    }
-}
+mod tests;

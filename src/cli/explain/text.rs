@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn hints_are_commands_that_run() {
-        let to = "198.51.100.7:443".parse().unwrap();
+        let to = "198.51.100.7:443";
         let told = |outcome: &&Outcome| matches!(outcome.phase(), FlowPhase::Denied | FlowPhase::Dial);
         let outcomes = Outcome::ALL.iter().filter(told);
         let mut texts: Vec<_> =

@@ -10,8 +10,8 @@ use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, DestinationRule, FlowFacts, Permit};
 use std::net::IpAddr;
 
-/// Returns the permit to dial after the checks; or the outcome of the one that fails. `families` are those of the addresses
-/// that the gateway may dial.
+/// Returns the permit to dial first after the checks, and those that are dialled after it; or the outcome of the check that fails.
+/// `families` are those of the addresses that the gateway may dial.
 pub(super) fn checked(
     report: &mut ExplainReport,
     EffectiveRules { rules, verification }: EffectiveRules<'_>,
@@ -19,14 +19,14 @@ pub(super) fn checked(
     permit: Permit,
     facts: &FlowFacts<'_>,
     families: &[Family],
-) -> Result<Permit, Outcome> {
+) -> Result<(Permit, Vec<Permit>), Outcome> {
     report.destination = Some(permit.destination().as_str().to_owned());
     report.certificate = Some(permit.certificate().as_str().to_owned());
     let (Some(verification), AskedName::Valid(name)) = (verification, asked) else {
-        return Ok(permit);
+        return Ok((permit, Vec::new()));
     };
     if !permit.needs_checks() {
-        return Ok(permit);
+        return Ok((permit, Vec::new()));
     }
     let to = |ip| DialAddr::from(facts.dialled).at(ip);
     let leads_to = |ip| rules.judge(&FlowFacts { reached: Some(to(ip)), ..*facts }).allowed().ok();
@@ -70,25 +70,33 @@ fn address(
     Ok(vec![permit])
 }
 
-/// Returns the first permit that passes the certificate check.
+/// Returns the first permit that passes the certificate check, and those after it that are not known to fail.
 fn certificate(
     report: &mut ExplainReport,
     VerificationHandles { verifier, asker, .. }: &VerificationHandles,
     name: &Hostname,
     permits: Vec<Permit>,
-) -> Result<Permit, Outcome> {
-    let mut refused = Err(Outcome::NameUnresolved);
-    for permit in permits {
+) -> Result<(Permit, Vec<Permit>), Outcome> {
+    let known = |permit: &Permit| verifier.certificates().known(name, permit.dial().socket(), asker);
+    let refused_by = |permit: &Permit, found| {
+        let refusal = certificate_refusal(found).filter(|_| permit.certificate() == CertificateRule::Require);
+        refusal.map(|(outcome, _)| outcome)
+    };
+    let mut refused = Outcome::NameUnresolved;
+    let mut permits = permits.into_iter();
+    while let Some(permit) = permits.next() {
         let unknown = permit.destination() != DestinationRule::Resolve && report.address_assumed;
         if permit.certificate() == CertificateRule::Unasked || unknown {
-            return Ok(permit);
+            return Ok((permit, permits.collect()));
         }
-        let found = verifier.certificates().known(name, permit.dial().socket(), asker);
+        let found = known(&permit);
         report.certificate_check = found.map(|found| CertificateCheck::from(found).as_str().to_owned());
-        match found.and_then(certificate_refusal) {
-            Some((outcome, _)) if permit.certificate() == CertificateRule::Require => refused = Err(outcome),
-            _ => return Ok(permit),
-        }
+        let Some(outcome) = found.and_then(|found| refused_by(&permit, found)) else {
+            let passes =
+                |permit: &Permit| known(permit).and_then(|found| refused_by(permit, found)).is_none();
+            return Ok((permit, permits.filter(passes).collect()));
+        };
+        refused = outcome;
     }
-    refused
+    Err(refused)
 }

@@ -22,14 +22,28 @@ struct SourceUse {
 }
 
 impl ExplainInputs<'_> {
-    /// Fills in pool and source of a flow that policy allows, or the reason why it cannot leave.
-    pub(super) fn leave(
+    /// Fills in pool and source of a flow by the first permit with which it can leave; else why it cannot with the first one. The
+    /// gateway dials one after another.
+    pub(super) fn leave_by_any(
         &self,
         report: &mut ExplainReport,
         tenant: &TenantRules,
         client: ClientAddr,
-        permit: &Permit,
+        permits: impl Iterator<Item = Permit>,
     ) {
+        let mut reports = permits.map(|permit| {
+            let mut told = report.clone();
+            self.leave(&mut told, tenant, client, &permit);
+            told
+        });
+        let Some(first) = reports.next() else { return };
+        let found = if first.allowed { None } else { reports.find(|told| told.allowed) };
+        drop(reports);
+        *report = found.unwrap_or(first);
+    }
+
+    /// Fills in pool and source of a flow that policy allows, or the reason why it cannot leave.
+    fn leave(&self, report: &mut ExplainReport, tenant: &TenantRules, client: ClientAddr, permit: &Permit) {
         let Some(pool) = self.pools.iter().find(|pool| pool.name == tenant.pool) else {
             report.outcome = Some(explained_outcome(Outcome::NoSourceAddress, report));
             return;

@@ -1,0 +1,66 @@
+//! Explanations of single flows.
+
+use super::*;
+
+#[test]
+fn canary_remedy_helps_against_both_policies() {
+    let denied = Some(Outcome::NotAllowed);
+    assert!(canary_remedy(true, denied).is_some_and(|remedy| remedy.contains("candidate drop")));
+    let in_both = canary_remedy(false, denied).unwrap();
+    assert!(in_both.contains("in force") && !in_both.contains("candidate drop"), "{in_both}");
+    assert_eq!(canary_remedy(false, Some(Outcome::EchDenied)), None);
+}
+
+#[test]
+fn flow_leaves_by_any_address_of_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("egret.toml");
+    let text = "[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n\
+                [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n[[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n";
+    std::fs::write(&path, text).unwrap();
+    let config = crate::config::load(&path).unwrap_or_else(|report| panic!("{report}")).config;
+    let explainer = Explainer::new(&config).unwrap();
+    let query = ExplainQuery {
+        from: "10.0.1.7".parse().unwrap(),
+        to: "https://192.0.2.1".parse().unwrap(),
+        address: None,
+        ech: false,
+        other_protocol: false,
+    };
+    let asked = ExplainedFlow::of(&query).unwrap();
+    let tenant = explainer.policy.tenant_of(asked.client).unwrap();
+    let seen = ClientInspection::Asked { name: AskedName::Absent, ech: false, unframed: false };
+    let permit = |to: &str| {
+        let to = OriginalDestination::tcp(to.parse().unwrap());
+        let facts = FlowFacts::new(to, Inspection::First(&seen), clock::policy_time());
+        tenant.judge(&facts).allowed().unwrap()
+    };
+    // The pool has no IPv6 address to leave from.
+    let (lost, good) = ("[2001:db8::1]:443", "192.0.2.1:443");
+    for (tried, leaves) in
+        [(&[lost, good][..], true), (&[good, lost], true), (&[lost, lost], false), (&[lost], false)]
+    {
+        let mut report = blank(&query, &asked);
+        let permits = tried.iter().map(|to| permit(to));
+        explainer.inputs(false).leave_by_any(&mut report, tenant, asked.client, permits);
+        assert_eq!(report.allowed, leaves, "{tried:?}");
+    }
+}
+
+#[test]
+fn remedy_names_no_made_up_address() {
+    let query = ExplainQuery {
+        from: "10.0.1.7".parse().unwrap(),
+        to: "https://example.org".parse().unwrap(),
+        address: None,
+        ech: false,
+        other_protocol: false,
+    };
+    let told = |query: &ExplainQuery| {
+        let report = blank(query, &ExplainedFlow::of(query).unwrap());
+        explained_outcome(Outcome::CertificateInvalid, &report).remedy
+    };
+    assert!(told(&query).contains("-connect example.org:443 -servername example.org"), "{}", told(&query));
+    let known = ExplainQuery { address: Some("192.0.2.7".parse().unwrap()), ..query };
+    assert!(told(&known).contains("-connect 192.0.2.7:443 -servername example.org"), "{}", told(&known));
+}
