@@ -12,9 +12,11 @@ use crate::cli::doctor::Doctor;
 use crate::cli::doctor::listeners::has_listener;
 use crate::cli::doctor::sources;
 use crate::cli::findings::CheckFinding;
+use crate::gateway::UnsteeredAddresses;
 use crate::steering::{InterceptedPorts, SteeringParams};
-use crate::sys::routing::{self, IpFamily};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs as _};
+use crate::sys::addresses;
+use crate::sys::routing::IpFamily;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 /// A client, and the destination of its packets.
 #[derive(Debug, Clone)]
@@ -77,13 +79,13 @@ fn destination(
     if !is_steered(&params.ports, port) {
         return wrong(
             format!("port {port} is not of [steering] ports: such packets never reach Egret"),
-            format!("ask for a port of [steering] ports; or add {port} there, and apply steering again"),
+            format!("ask for a port of [steering] ports; or add {port} there, and run `egret reload`"),
         );
     }
     if question.address.is_some() && name.parse::<IpAddr>().is_ok() {
         return wrong(
-            format!("{name} is no name that a client could find --address for"),
-            "--to NAME".to_owned(),
+            format!("{name} is an address already; --address goes with a name"),
+            "--to NAME, or leave out --address".to_owned(),
         );
     }
     let given = question.address.map(|address| vec![SocketAddr::new(address, port)]);
@@ -98,12 +100,9 @@ fn destination(
         }
     };
     if let Some(server) = all.iter().find(|to| to.is_ipv4() == question.from.is_ipv4()) {
-        return match unsteered(server.ip()) {
+        return match unsteered(params, server.ip()) {
             None => Ok((name, *server)),
-            Some(kind) => wrong(
-                format!("{} is {kind}: packets to such an address are never steered", server.ip()),
-                "ask for a server behind this machine".to_owned(),
-            ),
+            Some((found, cure)) => wrong(found, cure.to_owned()),
         };
     }
     let (own, other) = if question.from.is_ipv4() { ("IPv4", "IPv6") } else { ("IPv6", "IPv4") };
@@ -111,24 +110,17 @@ fn destination(
     wrong(format!("{name} has no {own} address, and the client is an {own} one"), cure)
 }
 
-/// The kind of an address whose packets the packet rules leave alone.
-fn unsteered(address: IpAddr) -> Option<&'static str> {
-    let broadcast = || routing::broadcast_routes().unwrap_or_default();
-    let is_broadcast = match address {
-        IpAddr::V4(Ipv4Addr::BROADCAST) => true,
-        IpAddr::V4(_) => broadcast().iter().any(|network| network.contains(&address)),
-        IpAddr::V6(_) => false,
-    };
-    if is_broadcast {
-        Some("a broadcast address")
-    } else if address.is_multicast() {
-        Some("a multicast address")
-    } else if address.is_unspecified() {
-        Some("no server's address")
-    } else if routing::is_local(address).unwrap_or(false) {
-        Some("this machine itself")
-    } else {
-        None
+/// The reason why packets to a server never become a flow, with the remedy; `None` if they may.
+fn unsteered(params: &SteeringParams, server: IpAddr) -> Option<(String, &'static str)> {
+    let pools = params.pools.iter().map(|pool| pool.network).collect();
+    match addresses::local() {
+        Ok(local) => {
+            let never = UnsteeredAddresses::new(pools, local).never_to(server)?;
+            Some((format!("{server}: {}", never.text()), "ask for a server behind this machine"))
+        }
+        Err(error) => {
+            Some((format!("the kernel does not list this machine's addresses: {error}"), "ask again"))
+        }
     }
 }
 
@@ -216,7 +208,7 @@ fn is_steered(ports: &InterceptedPorts, port: u16) -> bool {
 mod tests {
     use super::*;
     use crate::addr::PortRange;
-    use crate::steering::{UdpTreatment, default_ephemeral};
+    use crate::steering::{SteeredPool, UdpTreatment, default_ephemeral};
     use crate::transport::Transport;
 
     #[test]
@@ -230,7 +222,10 @@ mod tests {
             listen_port: 15001,
             mark: 0x4000,
             table: 4321,
-            pools: Vec::new(),
+            pools: vec![SteeredPool {
+                network: "203.0.113.16/30".parse().unwrap(),
+                ports: PortRange::new(1024, 65535).unwrap(),
+            }],
             resolvers: Vec::new(),
             ephemeral: default_ephemeral(),
         };
@@ -251,17 +246,20 @@ mod tests {
             ("192.0.2.1:22", "a port of [steering] ports"),
             ("[2001:db8::1]:443", "--from an IPv6 address"),
             ("udp://192.0.2.1:443", "a URL of https"),
-            ("127.0.0.1", "this machine itself: packets to such an address are never steered"),
-            ("127.255.255.255", "a broadcast address: packets"),
-            ("255.255.255.255", "a broadcast address: packets"),
-            ("224.0.0.251", "a multicast address: packets"),
-            ("0.0.0.0", "no server's address"),
+            ("127.0.0.1", "the gateway's own"),
+            ("203.0.113.17", "the gateway's own or a pool's"),
+            ("255.255.255.255", "a broadcast address"),
+            ("0.1.2.3", "a broadcast address"),
+            ("224.0.0.251", "a multicast address"),
+            ("0.0.0.0", "the gateway's own"),
         ] {
             assert!(asked(to).is_err_and(|told| told.contains(cure)), "{to}: {:?}", asked(to));
         }
         let named = ("no-such-name.invalid".to_owned(), "192.0.2.1:443".parse().unwrap());
         assert_eq!(asked_at("no-such-name.invalid", Some("192.0.2.1")), Ok(named));
-        assert!(asked_at("192.0.2.9", Some("192.0.2.1")).is_err_and(|told| told.contains("no name")));
+        assert!(
+            asked_at("192.0.2.9", Some("192.0.2.1")).is_err_and(|told| told.contains("an address already"))
+        );
     }
 
     #[test]
