@@ -138,19 +138,7 @@ pub(super) mod tests {
 
     #[test]
     fn remedies_of_steering_run_in_shells() {
-        for remedy in [
-            Remedy::DeleteRoute,
-            Remedy::DeleteRule,
-            Remedy::ClearPlace,
-            Remedy::RestartBoth,
-            Remedy::Interfaces,
-            Remedy::CorrectFiles,
-            Remedy::Reload,
-            Remedy::Renew,
-            Remedy::MoveRule,
-            Remedy::SourceValidation,
-            Remedy::Loopback,
-        ] {
+        for remedy in Remedy::ALL {
             let mend = Mend::from(remedy);
             assert!(!mend.to_string().is_empty(), "{remedy:?}");
             if !mend.commands().is_empty() {

@@ -119,13 +119,10 @@ fn first_line(said: &str) -> &str {
 
 /// The remedy that the gateway names in the line after the reason.
 fn remedy(said: &str) -> Mend {
-    /// Those that are commands.
-    const COMMANDS: [Remedy; 4] =
-        [Remedy::Renew, Remedy::RestartBoth, Remedy::SourceValidation, Remedy::Loopback];
     let Some(fix) = said.lines().nth(1).and_then(|line| line.strip_prefix("fix: ")) else {
         return Mend::run("journalctl -u egret");
     };
-    let remedy = COMMANDS.into_iter().find(|remedy| remedy.as_str() == fix);
+    let remedy = Remedy::ALL.into_iter().find(|remedy| remedy.as_str() == fix);
     remedy.map_or_else(|| fix.into(), Mend::from)
 }
 

@@ -76,6 +76,21 @@ pub enum Remedy {
 }
 
 impl Remedy {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::DeleteRoute,
+        Self::DeleteRule,
+        Self::ClearPlace,
+        Self::RestartBoth,
+        Self::Interfaces,
+        Self::CorrectFiles,
+        Self::Renew,
+        Self::MoveRule,
+        Self::SourceValidation,
+        Self::Loopback,
+        Self::Reload,
+    ];
+
     /// True if putting steering in place anew may do, which the gateway can request.
     pub fn can_be_requested(self) -> bool {
         match self {
