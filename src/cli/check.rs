@@ -115,8 +115,8 @@ fn test(
     let mut results = TestResults { json: *json, ..TestResults::default() };
     let run = |file: &PathBuf| expectations::run(file, &explainer, &mut results).err();
     let unread: Vec<_> = tests.iter().filter_map(run).collect();
-    let TestResults { passed, failed, text: tested, .. } = results;
-    *text += &tested;
+    let TestResults { passed, failed, .. } = results;
+    *text += &results.shown();
     let mut summary = format!("tests: {passed} passed, {failed} failed");
     if !unread.is_empty() {
         let _ = write!(summary, ", {} not read", counted(&[(unread.len(), "file")]));

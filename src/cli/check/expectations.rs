@@ -136,6 +136,15 @@ pub(super) struct TestResults {
 }
 
 impl TestResults {
+    /// The text, and how many failures are not explained in it.
+    pub(super) fn shown(&self) -> String {
+        let left = self.failed.saturating_sub(EXPLAINED);
+        if self.json || left == 0 {
+            return self.text.clone();
+        }
+        format!("{}The first {EXPLAINED} failures are explained; {left} more are not.\n", self.text)
+    }
+
     /// Tests one query.
     fn add(
         &mut self,
@@ -269,6 +278,13 @@ impl Test {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failures_without_explanation_are_counted() {
+        let shown = |json, failed| TestResults { json, failed, ..TestResults::default() }.shown();
+        assert_eq!((shown(false, EXPLAINED), shown(true, EXPLAINED + 7)), (String::new(), String::new()));
+        assert!(shown(false, EXPLAINED + 7).contains("; 7 more are not"));
+    }
 
     #[test]
     fn cursor_counts_lines_and_characters() {
