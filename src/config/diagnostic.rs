@@ -103,6 +103,7 @@ impl std::error::Error for ConfigReport {}
 
 /// A position in one of the files being read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(test, derive(Default))]
 pub(super) struct SourcePosition {
     file: usize,
     /// From 1; 0 for the whole file.

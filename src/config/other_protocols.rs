@@ -65,7 +65,10 @@ impl NameDenials {
     /// The first that has an address in common with an allow rule, and a port that other protocols use.
     fn first(&self, allow: &RuleReach, comparisons: &Comparisons) -> Option<SourcePosition> {
         let meets = |(_, deny): &&(SourcePosition, RuleReach)| {
-            allow.meets(deny, comparisons) && speaks_other(&common_ports(&allow.ports, &deny.ports))
+            let mut ranges = allow.ports.iter().chain(&deny.ports);
+            allow.meets(deny, comparisons)
+                && ranges.all(|_| comparisons.take())
+                && speaks_other(&common_ports(&allow.ports, &deny.ports))
         };
         self.0.iter().take_while(|_| !comparisons.were_too_few()).find(meets).map(|(at, _)| *at)
     }
@@ -73,4 +76,23 @@ impl NameDenials {
 
 fn speaks_other(ports: &[PortRange]) -> bool {
     ports.iter().any(|range| (range.first()..=range.last()).any(|port| !TLS_AND_HTTP.contains(&port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_ports_count_as_comparisons() {
+        let range = |port: u16| PortRange::new(port, port).unwrap();
+        let networks = vec!["192.0.2.0/24".parse().unwrap()];
+        let reach = |first: u16| RuleReach {
+            networks: networks.clone(),
+            ports: (0..1000).map(|n| range(first + 4 * n)).collect(),
+        };
+        let denied = NameDenials(vec![(SourcePosition::default(), reach(5000)); 100]);
+        let comparisons = Comparisons::new(10_000);
+        assert!(denied.first(&reach(5001), &comparisons).is_none() && comparisons.were_too_few());
+        assert!(denied.first(&reach(5000), &Comparisons::new(10_000)).is_some());
+    }
 }
