@@ -19,6 +19,8 @@ use std::sync::Arc;
 const ENOUGH_FOR_A_WILDCARD: usize = 5;
 /// Most examples of denied names that a wildcard would allow.
 const EXAMPLES: usize = 5;
+/// Most denied names that are looked at for one wildcard: there may be as many of either as names.
+const LOOKED_AT: usize = 1000;
 
 /// Suggested rules for a tenant, with evidence. Field names are the JSON keys.
 #[derive(Debug, Serialize)]
@@ -66,7 +68,7 @@ pub(super) struct Wildcard {
     pub(super) pattern: String,
     /// Number of the rule's names that it covers.
     pub(super) covers: usize,
-    /// Number of denied names on the rule's ports that it would allow.
+    /// Number of denied names on the rule's ports that it would allow; where there are more than [`LOOKED_AT`], at least so many.
     pub(super) opens_denied: usize,
     pub(super) opens_for_example: Vec<Hostname>,
 }
@@ -230,8 +232,8 @@ fn grouped(names: &BTreeMap<(Hostname, u16), TargetTally>) -> Vec<SuggestedRule>
 struct Surroundings<'n> {
     /// Parents above the registrable domain of an observed name: `amazonaws.com`, for `bucket.s3.amazonaws.com`.
     above_others: HashSet<&'n str>,
-    /// Denied names with their ports, by each of their parents.
-    denied: HashMap<&'n str, Vec<(&'n Hostname, u16)>>,
+    /// Denied names by each of their parents and by port, ascending.
+    denied: HashMap<(&'n str, u16), Vec<&'n Hostname>>,
 }
 
 impl<'n> Surroundings<'n> {
@@ -244,9 +246,10 @@ impl<'n> Surroundings<'n> {
         }
         for (name, port) in denied() {
             for parent in name.parents() {
-                around.denied.entry(parent).or_default().push((name, port));
+                around.denied.entry((parent, port)).or_default().push(name);
             }
         }
+        around.denied.values_mut().for_each(|names| names.sort());
         around
     }
 
@@ -278,18 +281,23 @@ impl<'n> Surroundings<'n> {
             *below.entry(parent).or_default() += 1;
         }
         let wildcard = |parent: &str| {
-            let nobody = Vec::new();
-            let denied = self.denied.get(parent).unwrap_or(&nobody).iter();
-            let opened: BTreeSet<_> =
-                denied.filter(|(_, port)| rule.ports.contains(port)).map(|(name, _)| *name).collect();
+            let (opens_denied, opened) = self.opened(parent, &rule.ports);
             Wildcard {
                 pattern: format!("*.{parent}"),
                 covers: below.get(parent).copied().unwrap_or_default(),
-                opens_denied: opened.len(),
+                opens_denied,
                 opens_for_example: opened.into_iter().take(EXAMPLES).cloned().collect(),
             }
         };
         parents.map(wildcard).collect()
+    }
+
+    /// Number of denied names below a parent on any of these ports, and [`LOOKED_AT`] of them.
+    fn opened(&self, parent: &str, ports: &[u16]) -> (usize, BTreeSet<&'n Hostname>) {
+        let denied = || ports.iter().filter_map(|port| self.denied.get(&(parent, *port)));
+        let some: BTreeSet<_> = denied().flatten().copied().take(LOOKED_AT).collect();
+        let on_one_port = denied().map(Vec::len).max().unwrap_or_default();
+        (some.len().max(on_one_port), some)
     }
 }
 
@@ -326,3 +334,6 @@ fn still_denied(trial: &TenantRules, denied: Tallies) -> Vec<UnsuggestedTarget> 
     rows.sort_by(|a, b| (b.flows, &a.name, a.address, a.port).cmp(&(a.flows, &b.name, b.address, b.port)));
     rows
 }
+
+#[cfg(test)]
+mod tests;
