@@ -30,11 +30,13 @@ impl Share {
     /// free again, [`Share::release`] must follow.
     pub(super) fn claim(&self, to: DestinationKey, family: Family) -> Result<(), LeaseError> {
         let Some(share) = &self.0 else { return Ok(()) };
-        share.table.claim(to, share.tenant, family).map_err(|refusal| match refusal {
-            ShareRefusal::Ceiling => LeaseError::Ceiling,
-            ShareRefusal::KeptForFloors => LeaseError::KeptForFloors,
-            ShareRefusal::NothingFree => LeaseError::Exhausted,
-        })
+        share.table.claim(to, share.tenant, family).map_err(LeaseError::from)
+    }
+
+    /// The reason why the tenant would get no port towards a destination now, as far as shares say.
+    pub fn refusal(&self, to: DialAddr) -> Option<LeaseError> {
+        let share = self.0.as_ref()?;
+        share.table.refusal(to.into(), share.tenant, Family::of(to.ip())).map(LeaseError::from)
     }
 
     /// The tenant's ports towards a destination, live and held; `None` if they are not counted.
@@ -66,6 +68,16 @@ impl Share {
     /// The table that holds the claim.
     pub(super) fn table(&self) -> Option<&Arc<ShareTable>> {
         self.0.as_ref().map(|share| &share.table)
+    }
+}
+
+impl From<ShareRefusal> for LeaseError {
+    fn from(refusal: ShareRefusal) -> Self {
+        match refusal {
+            ShareRefusal::Ceiling => Self::Ceiling,
+            ShareRefusal::KeptForFloors => Self::KeptForFloors,
+            ShareRefusal::NothingFree => Self::Exhausted,
+        }
     }
 }
 

@@ -194,25 +194,16 @@ impl ShareTable {
         }
     }
 
+    /// The reason why a claim would be refused now.
+    pub(super) fn refusal(&self, to: DestinationKey, tenant: u32, family: Family) -> Option<ShareRefusal> {
+        self.shard(to).permits(to, tenant, family).err()
+    }
+
     /// Counts one more port for a tenant and one more busy port, if its ceiling and the others' floors permit it.
     pub(super) fn claim(&self, to: DestinationKey, tenant: u32, family: Family) -> Result<(), ShareRefusal> {
         let mut shard = self.shard(to);
+        shard.permits(to, tenant, family)?;
         let ShareShard { terms, rows } = &mut *shard;
-        let (busy, met, ports) =
-            rows.get(&to).map_or((0, 0, 0), |row| (row.busy, row.met, row.ports(tenant)));
-        if ports >= terms.ceiling(tenant) {
-            return Err(ShareRefusal::Ceiling);
-        }
-        // Its own floor is met, so the unmet floors are those of others. If nothing is free it must not even search: a
-        // port that is freed meanwhile may be reserved for another.
-        let due = terms.floors - met;
-        if ports >= terms.floor(tenant) {
-            match terms.capacity.of(family).saturating_sub(busy.into()) {
-                0 => return Err(ShareRefusal::NothingFree),
-                free if free <= due.into() => return Err(ShareRefusal::KeptForFloors),
-                _ => {}
-            }
-        }
         let row = rows.entry(to).or_default();
         row.busy += 1;
         row.one_more(tenant, terms);
@@ -266,6 +257,27 @@ impl ShareTable {
 }
 
 impl ShareShard {
+    /// An error if the tenant's ceiling or the others' floors do not permit it one more port.
+    fn permits(&self, to: DestinationKey, tenant: u32, family: Family) -> Result<(), ShareRefusal> {
+        let Self { terms, rows } = self;
+        let (busy, met, ports) =
+            rows.get(&to).map_or((0, 0, 0), |row| (row.busy, row.met, row.ports(tenant)));
+        if ports >= terms.ceiling(tenant) {
+            return Err(ShareRefusal::Ceiling);
+        }
+        // Its own floor is met, so the unmet floors are those of others. If nothing is free it must not even search: a
+        // port that is freed meanwhile may be reserved for another.
+        let due = terms.floors - met;
+        if ports >= terms.floor(tenant) {
+            match terms.capacity.of(family).saturating_sub(busy.into()) {
+                0 => return Err(ShareRefusal::NothingFree),
+                free if free <= due.into() => return Err(ShareRefusal::KeptForFloors),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Removes a destination without counts, and releases memory once far less is in use than allocated.
     fn tidy(&mut self, to: DestinationKey) {
         if self.rows.get(&to).is_some_and(DestinationShares::is_empty) {

@@ -4,7 +4,7 @@ use super::{ExplainInputs, UsageSource, explained_outcome};
 use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
 use crate::admin::{ExplainReport, ExplainedPool, PortsInUse};
 use crate::clock;
-use crate::egress::{PairUse, PoolSpec};
+use crate::egress::{LeaseError, PairUse, PoolSpec};
 use crate::outcome::Outcome;
 use crate::policy::{DestinationRule, Permit, TenantRules};
 use crate::sys::routing::{self, RouteDecision};
@@ -17,6 +17,8 @@ struct SourceUse {
     in_use: Option<PairUse>,
     /// Ports of the tenant towards the destination.
     tenant_ports: Option<u32>,
+    /// The reason why the tenant's share of the pool gives it no port there.
+    refusal: Option<LeaseError>,
     /// Addresses out of use.
     drain: Vec<SourceAddr>,
 }
@@ -67,7 +69,7 @@ impl ExplainInputs<'_> {
         let has_client_family =
             pool.addresses.iter().any(|network| Family::of(network.addr()) == client_family);
         let share = pool.shares.iter().find(|share| share.tenant == tenant.name);
-        let SourceUse { source, in_use, tenant_ports, drain } = source_use;
+        let SourceUse { source, in_use, tenant_ports, refusal: by_share, drain } = source_use;
         let explained = ExplainedPool {
             name: pool.name.to_string(),
             addresses: networks.iter().map(ToString::to_string).collect(),
@@ -84,8 +86,8 @@ impl ExplainInputs<'_> {
             Some(Outcome::TenantFlowLimit)
         } else if !has_client_family || !has_source {
             Some(Outcome::NoSourceAddress)
-        } else if is_reached(tenant_ports, explained.ports_ceiling) {
-            Some(Outcome::TenantPortCeiling)
+        } else if let Some(by_share) = by_share {
+            Some(by_share.outcome())
         } else if in_use.is_some_and(|in_use| in_use.free() == 0) {
             Some(Outcome::PortsExhausted)
         } else if self.has_no_route(to, source) {
@@ -95,6 +97,10 @@ impl ExplainInputs<'_> {
         };
         report.allowed = refusal.is_none();
         report.outcome = refusal.map(|refusal| explained_outcome(refusal, report));
+        let detail = by_share.filter(|by| Some(by.outcome()) == refusal).and_then(LeaseError::detail);
+        if let (Some(outcome), Some(detail)) = (&mut report.outcome, detail) {
+            outcome.meaning = format!("{} Here {detail}.", outcome.meaning);
+        }
         report.pool = Some(explained);
     }
 
@@ -129,7 +135,13 @@ impl ExplainInputs<'_> {
             UsageSource::Files(pools, _) => {
                 let known = pools.pool(&pool.name).zip(to);
                 let source = known.and_then(|(pool, to)| pool.preferred(client, Family::of(to.ip())));
-                SourceUse { source, in_use: None, tenant_ports: None, drain: pool.drain.clone() }
+                SourceUse {
+                    source,
+                    in_use: None,
+                    tenant_ports: None,
+                    refusal: None,
+                    drain: pool.drain.clone(),
+                }
             }
             UsageSource::Live(snapshot, _) => {
                 let tenant = &snapshot.tenants[tenant.index];
@@ -138,6 +150,7 @@ impl ExplainInputs<'_> {
                     source: next.map(|(source, _)| source),
                     in_use: next.map(|(_, in_use)| in_use),
                     tenant_ports: to.and_then(|to| tenant.share.ports(to)),
+                    refusal: to.and_then(|to| tenant.share.refusal(to)),
                     drain: tenant.pool.out_of_use(),
                 }
             }

@@ -119,6 +119,8 @@ fn noisy_tenant_is_refused_first() {
     let (noisy, why) = leases(&pools, "d", now);
     assert_eq!((noisy.len(), why, why.outcome()), (8, LeaseError::KeptForFloors, Outcome::TenantPortCeiling));
     assert!(why.detail().is_some());
+    let refusal = |tenant: &str| pools.pool("acme")?.share(&tenant.into()).refusal(dial(1));
+    assert_eq!((refusal("d"), refusal("a")), (Some(LeaseError::KeptForFloors), None));
     let (a, why) = leases(&pools, "a", now);
     assert_eq!((a.len(), why), (4, LeaseError::KeptForFloors));
     let (b, why) = leases(&pools, "b", now);
