@@ -17,9 +17,16 @@ pub(super) struct UsedPool {
     networks: [Vec<IpNet>; 2],
     /// True if a client has an address of the family.
     pub(super) clients: [bool; 2],
+    /// False if the gateway listens for IPv4 alone.
+    takes_ipv6: bool,
 }
 
 impl UsedPool {
+    /// True if the gateway listens for a family.
+    fn takes(&self, family: IpFamily) -> bool {
+        self.takes_ipv6 || family == IpFamily::V4
+    }
+
     /// The families that clients have.
     fn families(&self) -> impl Iterator<Item = IpFamily> {
         IpFamily::ALL.into_iter().filter(|family| self.clients[*family as usize])
@@ -41,6 +48,7 @@ pub(super) fn used_pools(config: &Config) -> Vec<UsedPool> {
             name: Arc::clone(&pool.name),
             networks: IpFamily::ALL.map(of),
             clients: IpFamily::ALL.map(clients),
+            takes_ipv6: config.gateway.listen.is_ipv6(),
         }
     });
     pools.filter(|pool| pool.clients.contains(&true)).collect()
@@ -70,7 +78,7 @@ pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
 fn of_pool(pool: &UsedPool, ways: [WaysOut; 2]) -> Vec<CheckFinding> {
     let leaves = |family: IpFamily| {
         let has_way = matches!(ways[family as usize], WaysOut::Default | WaysOut::SomeNetworks);
-        has_way && !pool.networks[family as usize].is_empty()
+        pool.takes(family) && has_way && !pool.networks[family as usize].is_empty()
     };
     // Nobody is refused at once where no family could take over: see control/network/families.rs.
     let refused = IpFamily::ALL.into_iter().any(leaves);
@@ -87,6 +95,16 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> O
         }
     };
     let (called, name) = (family.as_str(), &pool.name);
+    if !pool.takes(family) {
+        return Some(CheckFinding::fail(
+            CHECK,
+            format!(
+                "the gateway does not listen for {called}, and clients of pool {name} have {called} addresses"
+            ),
+            consequence("its connections are not answered: no family has a way out"),
+            "[gateway] listen at [::] takes both families; or have DNS give these clients IPv4 alone",
+        ));
+    }
     if pool.networks[family as usize].is_empty() {
         let other = IpFamily::ALL[1 - family as usize].as_str();
         let remedy = format!("add one to [[pool]], or have DNS give these clients {other} alone");
@@ -122,7 +140,7 @@ fn no_rule(family: IpFamily) -> Mend {
     Mend::run(format!("ip {} rule", flag(family))).and("delete the rule, or give its table a default route")
 }
 
-/// The finding about some of these addresses that have no way out as the others of the pool have.
+/// The finding about those of these addresses that a rule keeps from the default route, which others of the pool have.
 fn partly_ruled_out(
     pool: &str,
     family: IpFamily,
@@ -141,7 +159,8 @@ fn partly_ruled_out(
     Some(CheckFinding::fail(CHECK, found, "flows that leave from them end as dial_failed", no_rule(family)))
 }
 
-/// Addresses of networks, as many as are asked about: evenly spread over each network, and those of all networks by turns.
+/// Some addresses of these networks, no more than are asked about: those of a network are evenly spread over it, and each network
+/// has its turn before any has its second.
 fn spread(networks: &[IpNet]) -> Vec<IpAddr> {
     let step = networks.len().div_ceil(SOURCES).max(1);
     let of_each = SOURCES.div_ceil(networks.len().max(1)) as u128;
@@ -178,6 +197,7 @@ mod tests {
             name: "a".into(),
             networks: [vec!["192.0.2.0/30".parse().unwrap()], Vec::new()],
             clients: [true; 2],
+            takes_ipv6: true,
         };
         let told = |family, ways| {
             let told = finding(&pool, family, ways, true)?;
@@ -199,11 +219,23 @@ mod tests {
     }
 
     #[test]
+    fn unheard_family_is_told() {
+        let networks = [vec!["192.0.2.0/30".parse().unwrap()], vec!["2001:db8::/64".parse().unwrap()]];
+        let pool = UsedPool { name: "a".into(), networks, clients: [true; 2], takes_ipv6: false };
+        let told = |ways| of_pool(&pool, ways);
+        let found = told([WaysOut::Default; 2]);
+        assert!(found.len() == 1 && found[0].found.contains("does not listen for IPv6"), "{found:?}");
+        assert!(found[0].why.contains("refused at once"), "{found:?}");
+        let found = told([WaysOut::NoDefault, WaysOut::Default]);
+        assert!(found.iter().all(|found| !found.why.contains("refused at once")), "{found:?}");
+    }
+
+    #[test]
     fn refusal_needs_a_family_to_fall_back_to() {
         let whys = |v6: &[&str], ways| {
             let v6 = v6.iter().map(|network| network.parse().unwrap()).collect();
             let networks = [vec!["192.0.2.0/30".parse().unwrap()], v6];
-            let pool = UsedPool { name: "a".into(), networks, clients: [true; 2] };
+            let pool = UsedPool { name: "a".into(), networks, clients: [true; 2], takes_ipv6: true };
             of_pool(&pool, ways).iter().map(|finding| finding.why).collect::<Vec<_>>()
         };
         let (both, none) = (["2001:db8::/64"], WaysOut::NoDefault);
