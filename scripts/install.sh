@@ -146,7 +146,7 @@ generate() { # FILE EGRET-ARGUMENT...
         not_generated "$@"
     fi
 }
-not_generated() { say "this binary has no \`egret $*\`: what that makes is not installed"; }
+not_generated() { say "nothing of \`egret $*\` is installed: this binary does not have that command"; }
 
 # The pages that messages and pages name, at the same paths below $doc as in the repository.
 place_documents() {

@@ -126,7 +126,7 @@ impl UnsteeredAddresses {
         self.local.load().delivered.contain(address)
     }
 
-    /// True if the gateway refuses flows to a canonical address, which mostly do not get there.
+    /// True if the gateway refuses flows to a canonical address. Where packet rules do not intercept packets to it, none arrive.
     pub fn refuses(&self, address: IpAddr) -> bool {
         self.never_to(address).is_some() || self.leads_back(address)
     }

@@ -38,8 +38,8 @@ impl Service {
         Some((of("Uid:")?, of("Gid:")?))
     }
 
-    /// False if all that listens on a port in this network namespace is another program's. By the process's sockets, or where these
-    /// may not be listed by the user.
+    /// False if all that listens on a port in this network namespace is another program's. Goes by the process's sockets, and where
+    /// nobody may list these, by its user.
     pub(super) fn may_listen_on(&self, port: u16) -> bool {
         let user = self.user().map(|(user, _)| user);
         let own = sockets(self.pid);
