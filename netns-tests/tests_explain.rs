@@ -4,6 +4,7 @@ use crate::clients::begin_from;
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::flows::Flow;
+use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::rollout::{Rollout, STRICTER};
@@ -142,17 +143,25 @@ fn addresses_that_lead_back_are_refused(family: Family) {
     let lab = Lab::new();
     let everything = "[[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\ninspect = \"none\"\n";
     let gateway = lab.start_gateway(&Rollout::config(&lab, everything));
-    let address: IpAddr = match family {
+    let addresses: &[&str] = match family {
         Family::V4 => {
-            let route = "ip route add local 198.51.100.200/32 dev lo table 77";
-            lab.gateway.shell(&format!("{route}; ip rule add pref 500 lookup 77"));
-            [198, 51, 100, 200].into()
+            lab.gateway.shell(
+                "for n in 0 1; do ip route add local 198.51.100.20$n/32 dev lo table 7$n; done\n\
+                 ip rule add pref 500 lookup 70; ip rule add pref 501 from 203.0.113.0/24 lookup 71",
+            );
+            &["198.51.100.200", "198.51.100.201"]
         }
         Family::V6 => {
             lab.gateway.set_forwarding(true);
-            "2001:db8:51::".parse().unwrap()
+            &["2001:db8:51::"]
         }
     };
+    for address in addresses {
+        address_that_leads_back_is_refused(&lab, &gateway, family, address.parse().unwrap());
+    }
+}
+
+fn address_that_leads_back_is_refused(lab: &Lab, gateway: &Gateway, family: Family, address: IpAddr) {
     let (client, to) = (Tenant::Alpha.client(family), SocketAddr::new(address, 7000));
     let question = ["explain", "--live", "--json", "--from", &client.to_string(), "--to", &to.to_string()];
     wait_until("the explanation to tell", || {
@@ -168,12 +177,13 @@ fn addresses_that_lead_back_are_refused(family: Family) {
     let begun = lab.client.run(|| begin_from(client, to));
     match family {
         Family::V4 => wait_until("the refusal to be logged", || {
-            gateway.flows().iter().any(|flow| flow["outcome"] == "destination_local")
+            let is_refused = |flow: &Value| flow["outcome"] == "destination_local";
+            gateway.flows().iter().any(|flow| is_refused(flow) && flow["destination"] == to.to_string())
         }),
         Family::V6 => {
             // One that begins later is through.
-            let server = Server::raw(&lab, family, 7000);
-            Flow::open(&lab, Tenant::Beta, &server).assert_alive();
+            let server = Server::raw(lab, family, 7000);
+            Flow::open(lab, Tenant::Beta, &server).assert_alive();
             assert!(begun.peer_addr().is_err(), "{client} reaches {to}");
         }
     }

@@ -120,6 +120,16 @@ fn explain_goes_by_dialled_families() {
                 if is_told { Ok(()) } else { Err(format!("{told:#}")) }
             });
         }
+        // The gateway dials the second address where the first has no way.
+        let dead = [(v6, 128, true), (v4, 32, false)];
+        for (address, length, allowed) in dead.into_iter().filter(|_| destination == "resolve") {
+            lab.gateway.ip(&format!("route add blackhole {address}/{length}"));
+            let from = Tenant::Alpha.client(Family::V4).to_string();
+            let output = gateway.egret(&["explain", "--live", "--json", "--from", &from, "--to", NAME]);
+            let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let outcome = if allowed { Value::Null } else { "dial_failed".into() };
+            assert_eq!((&told["allowed"], &told["outcome"]["name"]), (&allowed.into(), &outcome), "{told:#}");
+        }
     }
 }
 
