@@ -80,7 +80,8 @@ pub fn replace_interfaces(
     addresses::networks().map_or(Ok(()), |networks| keep_clients(before, after, clients, &networks))
 }
 
-/// Those that Egret's rules of policy routing are for, which everybody may read. Empty on a machine that is not steered.
+/// Those that Egret's rules of policy routing are for, which everybody may read. Empty on a machine that is not steered,
+/// and where the kernel does not list its rules.
 pub fn steered_interfaces() -> Vec<Interface> {
     let rules = routing::rules(IpFamily::V4).unwrap_or_default().into_iter();
     let names = rules.filter(|rule| rule.protocol == origin::UP).filter_map(|rule| rule.interface);

@@ -5,6 +5,7 @@ use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::sys::routing::{self, IpFamily};
 use ipnet::IpNet;
+use std::io;
 use std::net::IpAddr;
 
 /// The kernel's `main` table, by which packets of the gateway's own go unless somebody's rule says otherwise.
@@ -15,10 +16,9 @@ const NAMED: usize = 3;
 /// Warns of routes that discard, prohibit or refuse what goes to tenants' clients, or to public networks. Other private ones are
 /// mostly meant.
 pub(super) fn refusing_routes(tenants: &[TenantClients]) -> Vec<CheckFinding> {
-    let all = IpFamily::ALL
-        .into_iter()
-        .flat_map(|family| routing::leading_away(family, MAIN_TABLE).unwrap_or_default());
-    let all: Vec<String> = all.collect();
+    let listed = IpFamily::ALL.map(|family| routing::leading_away(family, MAIN_TABLE));
+    let unread = listed.iter().find_map(|listed| listed.as_ref().err()).map(unread);
+    let all: Vec<String> = listed.into_iter().flatten().flatten().collect();
     let to_clients =
         |route: &&String| tenants.iter().any(|tenant| refuses_some(route, &all, &tenant.sources));
     let (to_clients, others): (Vec<&String>, Vec<_>) =
@@ -26,7 +26,16 @@ pub(super) fn refusing_routes(tenants: &[TenantClients]) -> Vec<CheckFinding> {
     let public: Vec<_> = others.into_iter().filter(|route| refuses(route)).collect();
     let back = warning(&to_clients, "packets to clients", "connections of clients there do not come about");
     let out = warning(&public, "packets", "flows to servers there end as dial_failed");
-    back.into_iter().chain(out).collect()
+    back.into_iter().chain(out).chain(unread).collect()
+}
+
+fn unread(error: &io::Error) -> CheckFinding {
+    CheckFinding::warn(
+        "routes",
+        format!("the kernel does not list the routes of this machine: {error}"),
+        "routes that refuse packets are not told",
+        "run egret doctor again",
+    )
 }
 
 fn warning(routes: &[&String], what: &str, why: &'static str) -> Option<CheckFinding> {
