@@ -64,7 +64,9 @@ pub(crate) fn put_limits_in_force(snapshot: &Snapshot) {
 pub(crate) fn warn_of_foreign_networks(config: &Config) {
     for pool in &config.pools {
         for network in pool.addresses.iter().filter(|network| is_derived(network)) {
-            if let Ok(false) = routing::is_local(network.addr()) {
+            // The first address may be a link's anycast one, the last a broadcast one.
+            let is_foreign = |address| matches!(routing::is_local(address), Ok(false));
+            if [network.network(), network.broadcast()].into_iter().all(is_foreign) {
                 tracing::warn!(
                     pool = %pool.name,
                     %network,
