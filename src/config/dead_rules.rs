@@ -13,6 +13,7 @@ use crate::hostname::HostPattern;
 use crate::policy::{RuleEffect, RuleSpec, TenantMode};
 use coverage::Coverage;
 use std::collections::HashSet;
+use std::net::SocketAddr;
 
 /// The pool of a tenant.
 pub(super) struct PoolFamilies<'p> {
@@ -83,6 +84,25 @@ fn missing_families(tenant: &TenantDraft, pool: &PoolFamilies<'_>, out: &mut Dia
                 format!("add an {family} address to the pool, or have DNS give these clients {other} alone");
             out.warning(tenant.name_at, message, help);
         }
+    }
+}
+
+/// Warns of IPv6 clients of a gateway that listens for IPv4 alone.
+pub(super) fn unheard_clients(
+    listen: SocketAddr,
+    tenants: &[TenantDraft],
+    whole_file: SourcePosition,
+    out: &mut Diagnostics,
+) {
+    let has_ipv6 = |tenant: &&TenantDraft| tenant.spec.sources.iter().any(|network| network.addr().is_ipv6());
+    if let Some(tenant) = tenants.iter().find(has_ipv6).filter(|_| listen.is_ipv4()) {
+        let message = format!(
+            "`listen` of [gateway] is for IPv4 alone, and tenant {:?} has IPv6 clients: their IPv6 connections do not \
+             come about",
+            tenant.spec.name
+        );
+        let help = format!("write \"[::]:{}\", or have DNS give these clients IPv4 alone", listen.port());
+        out.warning(whole_file, message, help);
     }
 }
 

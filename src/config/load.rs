@@ -159,6 +159,7 @@ fn finish(
     if draft.tenants.is_empty() {
         out.warning(whole_file, "there is no tenant: every flow is denied", "add a [[tenant]]");
     }
+    dead_rules::unheard_clients(config.gateway.listen, &draft.tenants, whole_file, out);
     let of_pools = TenantsOfPools::new(&draft.tenants);
     for pool in &mut config.pools {
         pool.shares = shares::of_pool(pool, &of_pools);

@@ -105,6 +105,23 @@ fn dead_rules_are_reported() {
 }
 
 #[test]
+fn ipv6_clients_without_listener_are_warned() {
+    let found = |listen: &str, sources: &str| {
+        let text = format!(
+            "[gateway]\nlisten = \"{listen}:15001\"\n[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\n\
+             addresses = [\"203.0.113.16\", \"2001:db8:100::1\"]\n[[tenant]]\nname = \"acme\"\nsources = [{sources}]\npool = \"p\"\n\
+             [[tenant.allow]]\nhosts = [\"a.example\"]\n"
+        );
+        let (_folder, result) = load_files(&[("egret.toml", &text)]);
+        result.unwrap().warnings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let both = "\"10.0.1.0/24\", \"fd00:1::/64\"";
+    let warned = found("0.0.0.0", both);
+    assert!(warned.len() == 1 && warned[0].contains("\"acme\" has IPv6 clients"), "{warned:?}");
+    assert_eq!((found("[::]", both), found("0.0.0.0", "\"10.0.1.0/24\"")), (vec![], vec![]));
+}
+
+#[test]
 fn required_certificates_alone_are_warned() {
     let rule =
         |more: &str| format!("[[tenant.allow]]\nhosts = [\"a.example\"]\ncertificate = \"require\"\n{more}");
