@@ -16,7 +16,7 @@ use crate::verified::{self, NAME};
 use crate::wait::wait_until;
 use serde_json::Value;
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 crate::trials! {
     both families:
@@ -72,10 +72,23 @@ fn refused_by(lab: &Lab, gateway: &Gateway<'_>, tenant: Tenant, server: &Server,
     assert!(flow["detail"].as_str().unwrap().contains(key), "{flow:#}");
 }
 
+fn explained_by(gateway: &Gateway<'_>, client: IpAddr, server: &Server, why: &str) {
+    let (client, to) = (client.to_string(), server.address().to_string());
+    let output = gateway.egret(&["explain", "--live", "--json", "--from", &client, "--to", &to]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&told["allowed"], &told["outcome"]["name"]),
+        (&false.into(), &"tenant_port_ceiling".into()),
+        "{told:#}"
+    );
+    assert!(told["outcome"]["meaning"].as_str().unwrap().contains(why), "{told:#}");
+}
+
 fn noisy_tenant_hits_only_its_ceiling(family: Family) {
     let lab = Lab::new();
     let config = sharing("ports_ceiling = 9", "ports_floor = 4", "ports_floor = 2\nports_ceiling = 3");
-    let gateway = lab.start_gateway(&config);
+    let admin = format!("admin = \"unix:{}\"", lab.control_socket());
+    let gateway = lab.start_gateway(&Config { gateway: admin, ..config });
     let server = Server::raw(&lab, family, 7000);
     // The noisy one gets its ceiling and no more, long before any other is refused.
     let mut noisy = open(&lab, Tenant::Alpha, &server, 9);
@@ -89,6 +102,8 @@ fn noisy_tenant_hits_only_its_ceiling(family: Family) {
     // The neighbours have their floors and the rest: 16 - 9 - 2 for gamma, then 2 for delta.
     let gamma = open(&lab, Tenant::Gamma, &server, 5);
     refused_by(&lab, &gateway, Tenant::Gamma, &server, "ports_floor");
+    explained_by(&gateway, Tenant::Alpha.client(family), &server, "is at its ports_ceiling");
+    explained_by(&gateway, Tenant::Gamma.client(family), &server, "ports_floor of other tenants");
     let delta = open(&lab, DELTA, &server, 2);
     refused(&lab, &gateway, DELTA, &server, "ports_exhausted");
     refused(&lab, &gateway, Tenant::Gamma, &server, "ports_exhausted");

@@ -146,7 +146,7 @@ generate() { # FILE EGRET-ARGUMENT...
         not_generated "$@"
     fi
 }
-not_generated() { say "nothing of \`egret $*\` is installed: this binary does not have that command"; }
+not_generated() { say "this binary has no \`egret $*\`, and what that writes is not installed"; }
 
 # The pages that messages and pages name, at the same paths below $doc as in the repository.
 place_documents() {
