@@ -18,8 +18,9 @@ use crate::admin::Readiness;
 use crate::clock;
 use crate::gateway::GatewayState;
 use crate::steering::Part;
+use crate::sys::addresses;
 use crate::sys::changes::{ChangeListener, ChangeWaker};
-use crate::sys::{addresses, connected};
+use crate::sys::connected::{self, ConnectedRoutes};
 use arc_swap::ArcSwap;
 use families::FamilyRefusals;
 use pace::LookBudget;
@@ -248,9 +249,9 @@ impl NetworkWatch {
 
     /// Reads the networks of the machine's links, out of all of its routes, of which there may be a million.
     fn read_connected(&mut self) {
-        match connected::networks() {
-            Ok(networks) => {
-                self.gateway.snapshot.load().connected.replace(networks);
+        match connected::routes() {
+            Ok(ConnectedRoutes { networks, routers }) => {
+                self.gateway.snapshot.load().connected.replace(networks, &routers);
                 self.has_changed = false;
                 self.no_links.clear();
             }

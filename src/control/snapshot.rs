@@ -9,7 +9,8 @@ use crate::gateway::{Limit, UnsteeredAddresses};
 use crate::gateway::{ResolveMeters, Snapshot, TenantRuntime, VerificationHandles};
 use crate::policy::{self, Policy};
 use crate::steering::REMEDY;
-use crate::sys::{addresses, connected, routing};
+use crate::sys::connected::{self, ConnectedRoutes};
+use crate::sys::{addresses, routing};
 use crate::telemetry::Metrics;
 use crate::verify::VerifierCapacity;
 use std::sync::{Arc, LazyLock};
@@ -22,7 +23,8 @@ pub(crate) fn build(
     before: Option<&Snapshot>,
 ) -> Result<Snapshot, BuildError> {
     let connected = before.map_or_else(Arc::default, |before| Arc::clone(&before.connected));
-    connected.replace(connected::networks()?);
+    let ConnectedRoutes { networks, routers } = connected::routes()?;
+    connected.replace(networks, &routers);
     let policy = Policy::compile(&config.tenants, config.private(Arc::clone(&connected)))
         .map_err(|error| BuildError::Bug(error.to_string()))?;
     let verifier = verification::verifier(config, metrics, capacity, before)?;

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Shortest prefix of a network that counts as somebody's own. `0.0.0.0/0` as a tenant's source or `2000::/3` as the
 /// route of a tunnel is not.
@@ -47,16 +47,27 @@ impl PrivateNetworks {
 
 /// The networks of the machine's own links at present; shared by every policy of the gateway.
 #[derive(Debug, Default)]
-pub struct ConnectedNetworks(ArcSwap<NetworkMap<IpNet>>);
+pub struct ConnectedNetworks {
+    networks: ArcSwap<NetworkMap<IpNet>>,
+    /// Next hops of the default routes, the last ones of each family.
+    routers: Mutex<Vec<IpAddr>>,
+}
 
 impl ConnectedNetworks {
-    /// Replaces them after a change of routes.
-    pub fn replace(&self, networks: impl IntoIterator<Item = IpNet>) {
+    /// Replaces them after a change of routes. `routers`: next hops of default routes, whose networks belong to the provider
+    /// and are left out. While a family has no default route, the last one counts: its network is not the operator's own
+    /// because a route is lost.
+    pub fn replace(&self, networks: impl IntoIterator<Item = IpNet>, routers: &[IpAddr]) {
+        let mut known = self.routers.lock().unwrap_or_else(PoisonError::into_inner);
+        let has = |family: IpAddr| routers.iter().any(|router| router.is_ipv4() == family.is_ipv4());
+        known.retain(|router| !has(*router));
+        known.extend(routers);
+        let is_providers = |network: &IpNet| known.iter().any(|router| network.contains(router));
         let mut map = NetworkMap::default();
-        for network in networks.into_iter().filter(is_specific) {
+        for network in networks.into_iter().filter(is_specific).filter(|network| !is_providers(network)) {
             map.insert(network, network);
         }
-        self.0.store(Arc::new(map));
+        self.networks.store(Arc::new(map));
     }
 }
 
@@ -127,7 +138,8 @@ impl NameReach {
     pub(super) fn owner(&self, address: IpAddr) -> Option<AddressOwner> {
         let carried = address_class::carried(address).into_iter().flatten().map(IpAddr::V4);
         std::iter::once(address).chain(carried).find_map(|address| {
-            let connected = || self.connected.0.load().longest(address).copied().map(AddressOwner::Connected);
+            let connected =
+                || self.connected.networks.load().longest(address).copied().map(AddressOwner::Connected);
             self.owned.longest(address).cloned().or_else(connected)
         })
     }
@@ -158,7 +170,7 @@ mod tests {
     #[test]
     fn listed_networks_are_private() {
         let (reach, connected) = reach(PrivateDestinations::ByCidr);
-        connected.replace(["2001:db8:c::/64", "2000::/3", "0.0.0.0/1"].map(|n| n.parse().unwrap()));
+        connected.replace(["2001:db8:c::/64", "2000::/3", "0.0.0.0/1"].map(|n| n.parse().unwrap()), &[]);
         for (address, why) in [
             ("2001:db8:b::5", Some("a source network of tenant beta")),
             ("198.51.100.5", Some("a source network of tenant beta")),
@@ -178,8 +190,27 @@ mod tests {
             assert!(owner.unwrap_or_default().contains(why.unwrap_or_default()), "{address}");
             assert_eq!(reach.by_name(ip), why.is_none(), "{address}");
         }
-        connected.replace([]);
+        connected.replace([], &[]);
         assert!(reach.by_name("2001:db8:c::5".parse().unwrap()), "the link is gone");
+    }
+
+    #[test]
+    fn lost_default_route_makes_nothing_private() {
+        let (reach, connected) = reach(PrivateDestinations::ByCidr);
+        let replaced = |routers: &[&str]| {
+            connected.replace(
+                ["203.0.113.0/24", "192.0.2.128/25", "2001:db8:c::/64"]
+                    .map(|network| network.parse().unwrap()),
+                &routers.iter().map(|router| router.parse().unwrap()).collect::<Vec<_>>(),
+            );
+            ["203.0.113.9", "192.0.2.200", "2001:db8:c::9"]
+                .map(|address| reach.by_name(address.parse().unwrap()))
+        };
+        assert_eq!(replaced(&[]), [false, false, false]);
+        assert_eq!(replaced(&["203.0.113.1", "2001:db8:c::1"]), [true, false, true]);
+        assert_eq!(replaced(&["2001:db8:c::1"]), [true, false, true]);
+        assert_eq!(replaced(&[]), [true, false, true]);
+        assert_eq!(replaced(&["192.0.2.129"]), [false, true, true]);
     }
 
     #[test]

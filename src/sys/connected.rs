@@ -13,26 +13,33 @@ const MOST: usize = 10_000;
 /// Attributes of routes with a next hop; 18 is `RTA_VIA` of linux/rtnetlink.h.
 const BY_ROUTER: [u16; 3] = [libc::RTA_GATEWAY, libc::RTA_MULTIPATH, 18];
 
-/// Lists the destinations of unicast routes without a next hop, of every table and origin, except the default route and the
-/// network of its router, which belongs to the provider.
-pub fn networks() -> io::Result<Vec<IpNet>> {
-    let (mut links, mut routers) = (Vec::new(), Vec::new());
+/// Unicast routes of every table and origin.
+#[derive(Debug, Default)]
+pub struct ConnectedRoutes {
+    /// Destinations of routes without a next hop, except default routes; sorted.
+    pub networks: Vec<IpNet>,
+    /// Next hops of default routes.
+    pub routers: Vec<IpAddr>,
+}
+
+/// Lists the routes to this machine's own links, and the default routes.
+pub fn routes() -> io::Result<ConnectedRoutes> {
+    let ConnectedRoutes { mut networks, mut routers } = ConnectedRoutes::default();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut request = vec![u8::try_from(family).map_err(io::Error::other)?];
         request.resize(HEADER, 0);
         list(libc::RTM_GETROUTE, &request, |body| {
             match route(body)? {
-                Some(UnicastRoute::Link(network)) if links.len() < MOST => links.push(network),
+                Some(UnicastRoute::Link(network)) if networks.len() < MOST => networks.push(network),
                 Some(UnicastRoute::Default(router)) if routers.len() < MOST => routers.push(router),
                 Some(UnicastRoute::Link(_) | UnicastRoute::Default(_)) | None => {}
             }
             Ok(())
         })?;
     }
-    links.retain(|network| !routers.iter().any(|router| network.contains(router)));
-    links.sort_unstable();
-    links.dedup();
-    Ok(links)
+    networks.sort_unstable();
+    networks.dedup();
+    Ok(ConnectedRoutes { networks, routers })
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -117,7 +124,7 @@ mod tests {
 
     #[test]
     fn kernel_lists_its_links() {
-        let found = networks().unwrap();
-        assert!(found.iter().all(|network| network.prefix_len() > 0), "{found:?}");
+        let found = routes().unwrap();
+        assert!(found.networks.iter().all(|network| network.prefix_len() > 0), "{found:?}");
     }
 }
