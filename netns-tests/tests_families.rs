@@ -337,6 +337,11 @@ fn wholly_unavailable_pool_still_answers() {
         Ok(_) => Err("the connection was permitted"),
     });
     assert_only(&gateway, "no_source_address");
+    wait_for("readiness to mention the pool", || {
+        let (status, said) = gateway.get("/readyz").map_err(|error| error.to_string())?;
+        let is_told = status == 503 && said.contains("pool alpha has no way out");
+        is_told.then_some(()).ok_or(said)
+    });
 }
 
 fn assert_only(gateway: &Gateway<'_>, outcome: &str) {

@@ -242,23 +242,30 @@ pub enum FamilyRefusal {
 }
 
 impl FamilyRefusal {
-    /// A sentence on cause, effect and remedy, without full stop; `family` is `IPv4` or `IPv6`.
-    pub fn text(self, family: &str) -> String {
-        let effect = format!(
-            "{family} connections are refused at once, so that clients fall back to the other family"
-        );
+    /// The cause in words; `family` is `IPv4` or `IPv6`.
+    pub fn cause(self, family: &str) -> String {
         match self {
-            Self::NoRoute => format!(
-                "there is no {family} default route out of this machine: {effect}; add a default route"
-            ),
-            Self::PoolRuledOut => format!(
-                "a rule of `ip rule` keeps the pool's addresses from the {family} default route: {effect}; delete the rule, or give \
-                 the table that it names a default route"
-            ),
+            Self::NoRoute => format!("there is no {family} default route out of this machine"),
+            Self::PoolRuledOut => {
+                format!("a rule of `ip rule` keeps the pool's addresses from the {family} default route")
+            }
             Self::NoAddress => format!(
-                "no {family} address of the pool hands out ports, or the gateway does not listen for {family}: {effect}"
+                "no {family} address of the pool hands out ports, or the gateway does not listen for {family}"
             ),
         }
+    }
+
+    /// A sentence on cause, effect and remedy, without full stop; `family` is `IPv4` or `IPv6`.
+    pub fn text(self, family: &str) -> String {
+        let remedy = match self {
+            Self::NoRoute => "; add a default route",
+            Self::PoolRuledOut => "; delete the rule, or give the table that it names a default route",
+            Self::NoAddress => "",
+        };
+        format!(
+            "{}: {family} connections are refused at once, so that clients fall back to the other family{remedy}",
+            self.cause(family)
+        )
     }
 }
 

@@ -239,7 +239,7 @@ impl NetworkWatch {
         let lost = self.steering.look(clock::now());
         let seen = NetworkState {
             lost,
-            notes: self.steering.notes(),
+            notes: self.steering.notes().into_iter().chain(self.families.notes()).collect(),
             repairs: self.steering.requests(),
             refused: self.families.counted(),
             families: self.families.in_force(),

@@ -92,6 +92,8 @@ pub(super) struct FamilyRefusals {
     in_force: Arc<RefusedFamilies>,
     /// The states that were last logged.
     logged: FamilyStates,
+    /// Pools without a way out in either family.
+    stuck: PoolStates,
     /// Failures to put refusals in the kernel.
     unsupported: FailureNotice,
     /// Connections refused since the start, as last read.
@@ -109,6 +111,7 @@ impl FamilyRefusals {
             in_kernel: None,
             in_force: Arc::default(),
             logged: BTreeMap::new(),
+            stuck: PoolStates::new(),
             unsupported: FailureNotice::default(),
             counted: [0; 2],
         }
@@ -128,6 +131,8 @@ impl FamilyRefusals {
                 states.insert(Arc::clone(name), leaves(pool, self.takes_ipv6, &tables));
             }
         }
+        self.note_stuck(&states);
+        states.values_mut().filter(|families| is_stuck(**families)).for_each(|families| *families = ABLE);
         let of = |v4| refused(&self.clients, &states, v4);
         let wanted = (self.scope.clone(), [of(true), of(false)]);
         if self.in_kernel.as_ref() != Some(&wanted) {
@@ -142,6 +147,24 @@ impl FamilyRefusals {
             self.logged = used;
             self.in_force = Arc::new(RefusedFamilies(states));
         }
+    }
+
+    /// Keeps the pools that have no way out, and logs changes.
+    fn note_stuck(&mut self, states: &PoolStates) {
+        let stuck = states.iter().filter(|(_, families)| is_stuck(**families));
+        let stuck: PoolStates = stuck.map(|(pool, families)| (Arc::clone(pool), *families)).collect();
+        for (pool, families) in stuck.iter().filter(|(pool, _)| !self.stuck.contains_key(*pool)) {
+            tracing::warn!("{}", no_way_out(pool, *families));
+        }
+        for pool in self.stuck.keys().filter(|pool| !stuck.contains_key(*pool)) {
+            tracing::info!(%pool, "there is a way out again");
+        }
+        self.stuck = stuck;
+    }
+
+    /// Text that readiness mentions without being affected.
+    pub(super) fn notes(&self) -> impl Iterator<Item = String> {
+        self.stuck.iter().map(|(pool, families)| no_way_out(pool, *families))
     }
 
     /// The families that the kernel refuses now.
@@ -221,9 +244,27 @@ fn keep_last(counted: &mut [u64; 2], read: &io::Result<[u64; 2]>) {
     }
 }
 
-/// The states of IPv4 and IPv6. If neither can leave, both count as able to: see the head of this file.
+/// States that refuse nothing.
+const ABLE: [FamilyReachability; 2] = [FamilyReachability::Yes; 2];
+
+/// True if neither family can leave. Then both count as able to: see the head of this file.
+fn is_stuck(families: [FamilyReachability; 2]) -> bool {
+    !families.contains(&FamilyReachability::Yes)
+}
+
+/// The reasons why a pool has no way out.
+fn no_way_out(pool: &str, families: [FamilyReachability; 2]) -> String {
+    let causes = ["IPv4", "IPv6"].into_iter().zip(families);
+    let causes: Vec<_> = causes.filter_map(|(family, state)| Some(state.refusal()?.cause(family))).collect();
+    format!(
+        "pool {pool} has no way out, but for networks with routes of their own: {}; `egret doctor` tries it",
+        causes.join("; ")
+    )
+}
+
+/// The states of IPv4 and IPv6.
 fn leaves(pool: &Pool, takes_ipv6: bool, tables: &RoutingTables) -> [FamilyReachability; 2] {
-    let states = [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
+    [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
         let taken = takes_ipv6 || family == Family::V4;
         let mut sources = pool.available(family).map(SourceAddr::ip).peekable();
         if !taken || sources.peek().is_none() {
@@ -236,8 +277,7 @@ fn leaves(pool: &Pool, takes_ipv6: bool, tables: &RoutingTables) -> [FamilyReach
             WaysOut::RuledOut => FamilyReachability::PoolUnrouted,
             WaysOut::NoDefault => FamilyReachability::Unrouted,
         }
-    });
-    if states.contains(&FamilyReachability::Yes) { states } else { [FamilyReachability::Yes; 2] }
+    })
 }
 
 /// The clients of one family whose connections cannot leave.
