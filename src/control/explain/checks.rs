@@ -10,6 +10,9 @@ use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, DestinationRule, FlowFacts, Permit};
 use std::net::IpAddr;
 
+/// Port of clients that speak no TLS, which a certificate could be asked in.
+const PLAIN_HTTP: u16 = 80;
+
 /// Returns the permit to dial first after the checks, and those that are dialled after it; or the outcome of the check that fails.
 /// `families` are those of the addresses that the gateway may dial.
 pub(super) fn checked(
@@ -22,15 +25,16 @@ pub(super) fn checked(
 ) -> Result<(Permit, Vec<Permit>), Outcome> {
     report.destination = Some(permit.destination().as_str().to_owned());
     report.certificate = Some(permit.certificate().as_str().to_owned());
-    let (Some(verification), AskedName::Valid(name)) = (verification, asked) else {
-        return Ok((permit, Vec::new()));
+    let cannot_prove = facts.dialled.port() == PLAIN_HTTP && permit.certificate() == CertificateRule::Require;
+    let proof = if cannot_prove { Err(Outcome::CertificateUnavailable) } else { Ok(()) };
+    let (Some(verification), AskedName::Valid(name), true) = (verification, asked, permit.needs_checks())
+    else {
+        return proof.map(|()| (permit, Vec::new()));
     };
-    if !permit.needs_checks() {
-        return Ok((permit, Vec::new()));
-    }
     let to = |ip| DialAddr::from(facts.dialled).at(ip);
     let leads_to = |ip| rules.judge(&FlowFacts { reached: Some(to(ip)), ..*facts }).allowed().ok();
     let permits = address(report, verification, name, families, permit, leads_to)?;
+    proof?;
     certificate(report, verification, name, permits)
 }
 

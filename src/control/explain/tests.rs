@@ -11,22 +11,40 @@ fn canary_remedy_helps_against_both_policies() {
     assert_eq!(canary_remedy(false, Some(Outcome::EchDenied)), None);
 }
 
-#[test]
-fn flow_leaves_by_any_address_of_its_name() {
+/// A configuration of one tenant with this rule.
+fn config(rule: &str) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("egret.toml");
     let text = "[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n\
-                [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n[[tenant.allow]]\ncidrs = [\"0.0.0.0/0\", \"::/0\"]\n";
-    std::fs::write(&path, text).unwrap();
-    let config = crate::config::load(&path).unwrap_or_else(|report| panic!("{report}")).config;
-    let explainer = Explainer::new(&config).unwrap();
-    let query = ExplainQuery {
+                [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n[[tenant.allow]]\n";
+    std::fs::write(&path, format!("{text}{rule}\n")).unwrap();
+    crate::config::load(&path).unwrap_or_else(|report| panic!("{report}")).config
+}
+
+fn query(to: &str) -> ExplainQuery {
+    ExplainQuery {
         from: "10.0.1.7".parse().unwrap(),
-        to: "https://192.0.2.1".parse().unwrap(),
+        to: to.parse().unwrap(),
         address: None,
         ech: false,
         other_protocol: false,
-    };
+    }
+}
+
+#[test]
+fn plain_http_has_no_certificate() {
+    let config = config("hosts = [\"example.org\"]\ncertificate = \"require\"");
+    let explainer = Explainer::new(&config).unwrap();
+    assert!(explainer.explain(&query("https://example.org")).unwrap().allowed);
+    let denied = explainer.explain(&query("http://example.org")).unwrap();
+    assert_eq!((denied.allowed, &*denied.outcome.unwrap().name), (false, "certificate_unavailable"));
+}
+
+#[test]
+fn flow_leaves_by_any_address_of_its_name() {
+    let config = config("cidrs = [\"0.0.0.0/0\", \"::/0\"]");
+    let explainer = Explainer::new(&config).unwrap();
+    let query = query("https://192.0.2.1");
     let asked = ExplainedFlow::of(&query).unwrap();
     let tenant = explainer.policy.tenant_of(asked.client).unwrap();
     let seen = ClientInspection::Asked { name: AskedName::Absent, ech: false, unframed: false };
@@ -49,13 +67,7 @@ fn flow_leaves_by_any_address_of_its_name() {
 
 #[test]
 fn remedy_names_no_made_up_address() {
-    let query = ExplainQuery {
-        from: "10.0.1.7".parse().unwrap(),
-        to: "https://example.org".parse().unwrap(),
-        address: None,
-        ech: false,
-        other_protocol: false,
-    };
+    let query = query("https://example.org");
     let told = |query: &ExplainQuery| {
         let report = blank(query, &ExplainedFlow::of(query).unwrap());
         explained_outcome(Outcome::CertificateInvalid, &report).remedy
