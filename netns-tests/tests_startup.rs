@@ -216,12 +216,21 @@ fn unopenable_log_stops_no_flow() {
         for counter in ["egret_flow_log_errors_total", "egret_audit_log_errors_total"] {
             gateway.wait_for_metric(counter, &[], |lost| lost >= 1);
         }
+        let notes = || gateway.get("/readyz").unwrap().1;
+        for which in ["flow log", "audit log"] {
+            let told = notes();
+            assert!(
+                told.starts_with("ready\n") && told.contains(&format!("note: {which} lines are lost")),
+                "{told}"
+            );
+        }
         if name.starts_with("missing") {
             fs::create_dir(at("missing")).unwrap();
             pass();
             wait_until("the flow to be logged", || {
                 fs::read_to_string(&path).is_ok_and(|lines| lines.contains("\"closed\""))
             });
+            wait_until("the note to go", || !notes().contains("flow log"));
         }
     }
 }

@@ -34,12 +34,12 @@ use crate::gateway::{
 };
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
-use crate::telemetry::{FlowLogHandle, Metrics};
+use crate::telemetry::{FlowLogHandle, Metrics, StandingProblem};
 use crate::units::format_duration;
 use crate::verify::VerifierCapacity;
 use arc_swap::ArcSwap;
 use health::WorkerHealth;
-use late_listener::{LateListener, ListenerProblem};
+use late_listener::LateListener;
 use limits::DescriptorBudget;
 use observe::ScrapeSources;
 use opened::{Opened, RunningFlowLog};
@@ -91,8 +91,9 @@ impl App {
         let (metrics, claims) = Metrics::new(clock::wall(), worker_count);
         let metrics = Arc::new(metrics);
         let liveness = liveness(&config);
-        let Opened { flow_log, audit_log, listen, listeners, metrics_listener, control_socket } =
-            Opened::open(&config, worker_count, &liveness, &metrics)?;
+        let opened = Opened::open(&config, worker_count, &liveness, &metrics)?;
+        let problems = opened.problems();
+        let Opened { flow_log, audit_log, listen, listeners, metrics_listener, control_socket } = opened;
 
         let ledger = Arc::new(Ledger::new());
         let settings = settings(&config, liveness, room.pipes);
@@ -146,8 +147,7 @@ impl App {
         let sources =
             ScrapeSources { handles: handles.clone(), metrics: Arc::clone(&metrics), last, steering };
         if let Some(listener) = metrics_listener {
-            let problem = control_socket.as_ref().map(LateListener::problem).unwrap_or_default();
-            tokio::spawn(serve_metrics(listener, readiness.clone(), sources, problem));
+            tokio::spawn(serve_metrics(listener, readiness.clone(), sources, problems));
         }
         if let Some(socket) = control_socket {
             let (handles, reloads, auditor) = (handles.clone(), reloads.clone(), auditor.clone());
@@ -303,12 +303,12 @@ async fn serve_metrics(
     listener: LateListener<TcpListener>,
     readiness: Readiness,
     sources: ScrapeSources,
-    of_control_socket: ListenerProblem,
+    problems: Vec<StandingProblem>,
 ) {
     let (handles, last) = (sources.handles.clone(), Arc::clone(&sources.steering));
     let state = AdminState {
         readiness,
-        notes: Arc::new(move || observe::notes(&handles, &last.load(), of_control_socket.told())),
+        notes: Arc::new(move || observe::notes(&handles, &last.load(), &problems)),
         render: Arc::new(move || sources.render()),
     };
     if let Err(error) = admin::serve(listener.opened().await, state, std::future::pending()).await {

@@ -1,8 +1,7 @@
 //! The metrics listener and the control socket. One that cannot be opened is tried again, and keeps nobody's traffic from passing.
 
-use arc_swap::ArcSwapOption;
+use crate::telemetry::StandingProblem;
 use std::fmt::Display;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::sleep;
 
@@ -18,17 +17,7 @@ pub(super) struct LateListener<T> {
     missing: &'static str,
     open: Box<dyn Fn() -> Result<T, String> + Send>,
     opened: Option<T>,
-    problem: ListenerProblem,
-}
-
-/// The reason why a listener is not open; none once it is. Shared: a clone is the same value.
-#[derive(Clone, Default)]
-pub(super) struct ListenerProblem(Arc<ArcSwapOption<String>>);
-
-impl ListenerProblem {
-    pub(super) fn told(&self) -> Option<String> {
-        self.0.load().as_deref().cloned()
-    }
+    problem: StandingProblem,
 }
 
 impl<T> LateListener<T> {
@@ -41,12 +30,12 @@ impl<T> LateListener<T> {
     ) -> Self {
         let open = move || open().map_err(|error| error.to_string());
         let mut late =
-            Self { name, missing, open: Box::new(open), opened: None, problem: ListenerProblem::default() };
+            Self { name, missing, open: Box::new(open), opened: None, problem: StandingProblem::default() };
         late.opened = late.attempt(true);
         late
     }
 
-    pub(super) fn problem(&self) -> ListenerProblem {
+    pub(super) fn problem(&self) -> StandingProblem {
         self.problem.clone()
     }
 
@@ -77,7 +66,7 @@ impl<T> LateListener<T> {
         if let Some(problem) = problem.as_ref().filter(|_| logs) {
             tracing::error!("{problem}");
         }
-        self.problem.0.store(problem.map(Arc::new));
+        self.problem.set(problem);
         opened
     }
 }
@@ -96,7 +85,7 @@ mod tests {
         };
         let late = LateListener::open("the control socket".to_owned(), "there are no answers", open);
         let problem = late.problem();
-        assert!(problem.told().is_some_and(|told| told.contains("no 0") && told.contains("no answers")));
-        assert_eq!((late.opened().await, problem.told()), (3, None));
+        assert!(problem.reason().is_some_and(|told| told.contains("no 0") && told.contains("no answers")));
+        assert_eq!((late.opened().await, problem.reason()), (3, None));
     }
 }

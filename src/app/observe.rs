@@ -11,7 +11,7 @@ use crate::policy::TenantMode;
 use crate::steering::Part;
 use crate::telemetry::{
     AuditLog, FlowLog, FlowLogConfig, FlowLogHandle, FlowLogThread, HotDestination, LogTarget, Metrics,
-    MonitoredTenant, Scrape, SourcePortMetrics, SteeringMetrics, is_journal,
+    MonitoredTenant, Scrape, SourcePortMetrics, StandingProblem, SteeringMetrics, is_journal,
 };
 use std::collections::HashSet;
 use std::io;
@@ -45,8 +45,12 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
     AuditLog::start(target, metrics.gateway().audit_log_errors.clone())
 }
 
-/// Notes shown with readiness. `closed`: the reason why the control socket is not open.
-pub(super) fn notes(handles: &ControlHandles, seen: &NetworkState, closed: Option<String>) -> Vec<String> {
+/// Notes shown with readiness. `problems`: those of logs and of the control socket.
+pub(super) fn notes(
+    handles: &ControlHandles,
+    seen: &NetworkState,
+    problems: &[StandingProblem],
+) -> Vec<String> {
     let fallback = handles.in_force.fallback().map(|fallback| {
         format!(
             "runs on the last good configuration, because the files were refused at the start: {}",
@@ -57,7 +61,8 @@ pub(super) fn notes(handles: &ControlHandles, seen: &NetworkState, closed: Optio
     let servers = lacks_servers.then(|| {
         "cannot look names up: /etc/resolv.conf names no DNS server; `egret doctor` tells more".to_owned()
     });
-    let notes = fallback.into_iter().chain(closed).chain(servers).chain(seen.notes.iter().cloned());
+    let problems = problems.iter().filter_map(StandingProblem::reason);
+    let notes = fallback.into_iter().chain(problems).chain(servers).chain(seen.notes.iter().cloned());
     notes.map(|note| format!("note: {note}")).collect()
 }
 

@@ -5,7 +5,7 @@ use super::{StartError, listeners, observe};
 use crate::admin::ControlSocket;
 use crate::config::Config;
 use crate::sys::liveness::Liveness;
-use crate::telemetry::{AuditLog, FlowLogHandle, FlowLogThread, Metrics};
+use crate::telemetry::{AuditLog, FlowLogHandle, FlowLogThread, Metrics, StandingProblem};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
@@ -48,5 +48,12 @@ impl Opened {
             })
         });
         Ok(Self { flow_log, audit_log, listen, listeners, metrics_listener, control_socket })
+    }
+
+    /// Problems that readiness mentions. That of the metrics listener cannot be asked for.
+    pub(super) fn problems(&self) -> Vec<StandingProblem> {
+        let flow_log = self.flow_log.as_ref().map(|(handle, _)| handle.problem());
+        let control_socket = self.control_socket.as_ref().map(LateListener::problem);
+        [Some(self.audit_log.problem()), flow_log, control_socket].into_iter().flatten().collect()
     }
 }

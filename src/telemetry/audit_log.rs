@@ -5,6 +5,7 @@
 //! disk that hangs does not keep anybody from changing the gateway back.
 
 use super::sink::{LineSink, LogTarget};
+use super::standing_problem::StandingProblem;
 use crate::audit::AuditRecord;
 use metrics::Counter;
 use std::io;
@@ -26,6 +27,7 @@ pub struct AuditLog {
     /// Beside the queue, which may be full.
     reopen: Arc<AtomicBool>,
     errors: Counter,
+    problem: StandingProblem,
 }
 
 enum AuditMessage {
@@ -41,11 +43,17 @@ impl AuditLog {
     /// `errors` is `egret_audit_log_errors_total`.
     pub fn start(target: LogTarget, errors: Counter) -> io::Result<Self> {
         let sink = LineSink::open("audit log", target, errors.clone());
+        let problem = sink.problem();
         let (queue, queued) = mpsc::sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
         let ordered = Arc::clone(&reopen);
         thread::Builder::new().name("audit-log".to_owned()).spawn(move || write(&queued, &ordered, sink))?;
-        Ok(Self { queue, reopen, errors })
+        Ok(Self { queue, reopen, errors, problem })
+    }
+
+    /// The reason why lines are lost at present.
+    pub fn problem(&self) -> StandingProblem {
+        self.problem.clone()
     }
 
     /// Has a change written. Never waits.

@@ -8,6 +8,7 @@
 use super::metrics::FlowLogMeters;
 use super::queue_share::QueueShares;
 use super::sink::{LineSink, LogTarget};
+use super::standing_problem::StandingProblem;
 use crate::flow::FlowRecord;
 use metrics::Counter;
 use std::io;
@@ -33,7 +34,7 @@ impl FlowLog {
     /// Opens the target and starts the writer. Fails if no thread started; a file that cannot be opened is tried again.
     pub fn start(config: FlowLogConfig, meters: FlowLogMeters) -> io::Result<(FlowLogHandle, FlowLogThread)> {
         let sink = LineSink::open("flow log", config.target, meters.errors);
-        let room = config.queue.max(1);
+        let (room, problem) = (config.queue.max(1), sink.problem());
         let (queue, queued) = mpsc::sync_channel(room);
         let shares = Arc::new(QueueShares::new(room));
         let (ended, end) = mpsc::channel();
@@ -43,6 +44,7 @@ impl FlowLog {
             orders: Arc::clone(&orders),
             shares: Arc::clone(&shares),
             dropped: meters.dropped,
+            problem,
         };
         thread::Builder::new().name("flow-log".to_owned()).spawn(move || {
             write_until_stopped(&queued, &orders, &shares, sink);
@@ -59,6 +61,7 @@ pub struct FlowLogHandle {
     orders: Arc<WriterOrders>,
     shares: Arc<QueueShares>,
     dropped: Counter,
+    problem: StandingProblem,
 }
 
 /// Orders to the writer beside the queue, so that a full queue cannot delay them.
@@ -86,6 +89,11 @@ impl FlowLogHandle {
             self.shares.leave(tenant);
             self.dropped.increment(1);
         }
+    }
+
+    /// The reason why lines are lost at present.
+    pub fn problem(&self) -> StandingProblem {
+        self.problem.clone()
     }
 
     /// Has the writer open its file anew, after what was queued before: for log rotation. Does not wait for it.

@@ -11,6 +11,7 @@ mod process;
 mod queue_share;
 mod recorder;
 mod sink;
+mod standing_problem;
 mod tenants;
 
 pub use audit_log::AuditLog;
@@ -25,3 +26,4 @@ pub use metrics::{
     Scrape, SockDiagMeters, SourcePortMetrics, SteeringMetrics,
 };
 pub use sink::LogTarget;
+pub use standing_problem::StandingProblem;

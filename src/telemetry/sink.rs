@@ -1,5 +1,6 @@
 //! Lines into a file, whole or counted as lost.
 
+use super::standing_problem::StandingProblem;
 use crate::clock;
 use metrics::Counter;
 use nix::errno::Errno;
@@ -33,6 +34,7 @@ pub(super) struct LineSink {
     lines: Lines,
     errors: Counter,
     warned: Option<Instant>,
+    problem: StandingProblem,
 }
 
 /// Between two warnings of the same trouble.
@@ -43,11 +45,18 @@ impl LineSink {
     /// write. A log that is out of order must not keep the gateway from starting.
     pub(super) fn open(name: &'static str, target: LogTarget, errors: Counter) -> Self {
         let lines = Lines { buffer: Vec::new(), torn: false };
-        let mut sink = Self { name, target, file: None, lines, errors, warned: None };
+        let problem = StandingProblem::default();
+        let mut sink = Self { name, target, file: None, lines, errors, warned: None, problem };
         if let Err(error) = sink.open_anew() {
             tracing::error!("{error}; going on without the {name}, which is tried again with its next lines");
+            sink.problem.set(Some(error.to_string()));
         }
         sink
+    }
+
+    /// The reason why the last lines were lost, or why the target is not open.
+    pub(super) fn problem(&self) -> StandingProblem {
+        self.problem.clone()
     }
 
     /// Adds a line to those that the next [`LineSink::write`] writes.
@@ -67,10 +76,11 @@ impl LineSink {
         if self.file.is_none() && !self.lines.buffer.is_empty() && self.try_again().is_err() {
             return false;
         }
-        let Some(file) = &mut self.file else { return true };
+        let Some(file) = self.file.as_mut().filter(|_| !self.lines.buffer.is_empty()) else { return true };
         let written = self.lines.write_to(file);
-        if let Err((lines, error)) = &written {
-            self.lost(*lines, error);
+        match &written {
+            Ok(()) => self.problem.set(None),
+            Err((lines, error)) => self.lost(*lines, error),
         }
         written.is_ok()
     }
@@ -104,6 +114,7 @@ impl LineSink {
 
     fn lost(&mut self, lines: u64, error: &io::Error) {
         self.errors.increment(lines);
+        self.problem.set(Some(format!("{} lines are lost: {error}", self.name)));
         let now = clock::now();
         if self.warned.is_none_or(|warned| now.duration_since(warned) >= WARN_EVERY) {
             self.warned = Some(now);
@@ -315,10 +326,13 @@ mod tests {
         for number in 0..3 {
             sink.push(&crate::flow::example_record(number));
         }
+        assert!(sink.problem().reason().is_some_and(|why| why.contains("cannot open the flow log")));
         assert!(!sink.write());
+        assert!(sink.problem().reason().is_some_and(|why| why.contains("lines are lost")));
         fs::create_dir(path.parent().unwrap()).unwrap();
         sink.push(&crate::flow::example_record(3));
         assert!(sink.write());
+        assert_eq!(sink.problem().reason(), None);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!((text.lines().count(), lost.load(std::sync::atomic::Ordering::Relaxed)), (1, 3));
     }

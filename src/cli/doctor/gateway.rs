@@ -73,9 +73,18 @@ fn is_foreign(metrics: SocketAddr, service: Option<&Service>) -> bool {
 pub(super) fn ready(metrics: SocketAddr, service: Option<&Service>) -> CheckFinding {
     let runs = service.is_some();
     match ask_ready(metrics) {
-        // notes may follow
         Ok((200, said)) if first_line(&said) == Lifecycle::Ready.to_string() => {
-            CheckFinding::ok(CHECK, format!("ready, says {}", readiness(metrics)))
+            let found = format!("ready, says {}", readiness(metrics));
+            let notes: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("note: ")).collect();
+            if notes.is_empty() {
+                return CheckFinding::ok(CHECK, found);
+            }
+            CheckFinding::warn(
+                CHECK,
+                format!("{found}, which notes: {}", notes.join("; ")),
+                "the gateway takes flows, but not everything is as it should be",
+                Mend::run("journalctl -u egret"),
+            )
         }
         Ok((NOT_READY, said)) => CheckFinding::fail(
             CHECK,
