@@ -100,11 +100,16 @@ fn connects(lab: &Lab, to: SocketAddr) -> Result<(), ErrorKind> {
     lab.try_connect(Tenant::Alpha, to, PATIENCE).map(drop).map_err(|error| error.kind())
 }
 
-/// The answer of `egret explain --live` for Alpha's client.
+/// The answer of `egret explain --live` for Alpha's client, which asks for an address.
 fn explained(gateway: &Gateway, to: SocketAddr) -> Value {
     let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
-    let (from, to) = (Tenant::Alpha.client(family).to_string(), to.to_string());
-    let output = gateway.egret(&["explain", "--live", "--json", "--from", &from, "--to", &to]);
+    explained_to(gateway, family, &to.to_string())
+}
+
+/// The same for a name or an address.
+fn explained_to(gateway: &Gateway, family: Family, to: &str) -> Value {
+    let from = Tenant::Alpha.client(family).to_string();
+    let output = gateway.egret(&["explain", "--live", "--json", "--from", &from, "--to", to]);
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}", text(&output)))
 }
 
@@ -325,7 +330,11 @@ fn reload_adding_the_family_ends_refusal() {
 
 fn wholly_unavailable_pool_still_answers() {
     let lab = Lab::new();
-    let gateway = lab.start_gateway(&Config { steering: "repair = \"off\"".into(), ..Config::default() });
+    let gateway = lab.start_gateway(&Config {
+        gateway: format!("admin = \"unix:{}\"", lab.control_socket()),
+        steering: "repair = \"off\"".into(),
+        ..Config::default()
+    });
     lab.gateway.ip("route del local 203.0.113.16/30 dev lo table local\n\
                     route del local 2001:db8:100::/120 dev lo table local");
     let server = Server::raw(&lab, Family::V4, 7000);
@@ -337,6 +346,8 @@ fn wholly_unavailable_pool_still_answers() {
         Ok(_) => Err("the connection was permitted"),
     });
     assert_only(&gateway, "no_source_address");
+    let report = explained_to(&gateway, Family::V4, "allowed.example.org");
+    assert_eq!(report["outcome"]["name"], "no_source_address", "{report:#}");
     wait_for("readiness to mention the pool", || {
         let (status, said) = gateway.get("/readyz").map_err(|error| error.to_string())?;
         let is_told = status == 503 && said.contains("pool alpha has no way out");

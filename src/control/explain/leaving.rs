@@ -61,9 +61,11 @@ impl ExplainInputs<'_> {
         let source_use = self.source_use(pool, tenant, client, to);
         let has_source = match (&self.state, to) {
             (UsageSource::Live(..), Some(_)) => source_use.source.is_some(),
-            (UsageSource::Live(..) | UsageSource::Files(..), _) => {
-                networks.iter().any(|network| pool.drain_leaves(network))
+            (UsageSource::Live(snapshot, _), None) => {
+                let pool = &snapshot.tenants[tenant.index].pool;
+                families.iter().any(|family| pool.available(*family).next().is_some())
             }
+            (UsageSource::Files(..), _) => networks.iter().any(|network| pool.drain_leaves(network)),
         };
         let client_family = Family::of(client.ip());
         let has_client_family =
