@@ -14,7 +14,7 @@ pub struct TraceOrder {
     pub names: Option<String>,
     /// Seconds until the trace ends: 1 to 600.
     pub seconds: u32,
-    /// Number of flows after which no further one is traced: 1 to 1,000.
+    /// Number of flows after which no further one is traced: 1 to 1,000. The trace ends with the last of them.
     pub flows: u32,
 }
 

@@ -30,7 +30,7 @@ pub struct TraceOptions {
     /// Time until the trace ends, at most 10m
     #[arg(long = "for", value_name = "TIME", default_value = "1m", value_parser = time)]
     time: Duration,
-    /// Number of flows after which no further one is traced, at most 1000
+    /// Number of flows after which no further one is traced, at most 1000; the trace ends with the last of them
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_TRACED_FLOWS)))]
     flows: u32,
     /// Print each step as a line of JSON

@@ -36,7 +36,7 @@ pub struct TraceRequest {
     pub names: Option<HostPattern>,
     /// Time until the trace ends, at most [`LONGEST`].
     pub time: Duration,
-    /// Number of flows after which no further one is traced, at most [`MOST_FLOWS`].
+    /// Number of flows after which no further one is traced, at most [`MOST_FLOWS`]. The trace ends with the last of them.
     pub flows: u32,
 }
 
@@ -85,6 +85,8 @@ struct RunningTrace {
     read: Instant,
     waiting: VecDeque<TracedStep>,
     flows: u32,
+    /// Traced flows that have not ended.
+    open: u32,
     dropped: u64,
     /// Flows whose steps are kept until their name is known.
     unnamed: usize,
@@ -114,6 +116,7 @@ impl FlowTraces {
             read: now,
             waiting: VecDeque::new(),
             flows: 0,
+            open: 0,
             dropped: 0,
             unnamed: 0,
         });
@@ -130,14 +133,20 @@ impl FlowTraces {
             return TraceReport { over, ..TraceReport::default() };
         };
         trace.read = clock::now();
-        let is_over = trace.until <= trace.read;
+        let over = if trace.until <= trace.read {
+            Some("its time is over")
+        } else if trace.flows >= trace.request.flows && trace.open == 0 {
+            Some("all of its flows have ended")
+        } else {
+            None
+        };
         let report = TraceReport {
             steps: trace.waiting.drain(..).collect(),
             flows: trace.flows,
             dropped: trace.dropped,
-            over: is_over.then_some("its time is over"),
+            over,
         };
-        if is_over {
+        if over.is_some() {
             *lock = None;
             self.set_running(false);
         }
@@ -189,6 +198,13 @@ impl FlowTraces {
         }
     }
 
+    /// Notes that a traced flow has ended.
+    fn end_traced(&self, number: u64) {
+        if let Some(trace) = self.lock().as_mut().filter(|trace| trace.number == number) {
+            trace.open -= 1;
+        }
+    }
+
     fn add(&self, number: u64, step: TracedStep) {
         if let Some(trace) = self.lock().as_mut().filter(|trace| trace.number == number) {
             if trace.waiting.len() < MOST_WAITING {
@@ -223,6 +239,7 @@ impl RunningTrace {
             return TraceDecision::Not;
         }
         self.flows += 1;
+        self.open += 1;
         TraceDecision::Traced
     }
 }
@@ -282,10 +299,13 @@ mod tests {
         let report = traces.read(by_client);
         let expected =
             ["1 accepted", "1 inspected name=a.example", "3 accepted", "3 inspected name=b.a.example"];
-        assert_eq!((told(&report), report.flows, report.over), (expected.map(str::to_owned).into(), 2, None));
+        assert_eq!((told(&report), report.flows), (expected.map(str::to_owned).into(), 2));
+        assert_eq!(report.over, Some("all of its flows have ended"));
         let by_name = traces.start(request(Some("*.a.example")));
         run(&traces, &flows);
-        assert_eq!(told(&traces.read(by_name)), ["3 accepted", "3 inspected name=b.a.example"]);
+        let report = traces.read(by_name);
+        assert_eq!(told(&report), ["3 accepted", "3 inspected name=b.a.example"]);
+        assert_eq!(report.over, None, "one more may come");
         assert!(traces.read(by_client).over.is_some(), "it was replaced");
     }
 

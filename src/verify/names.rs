@@ -49,7 +49,7 @@ pub enum AddressMatch {
 /// Reason why a name's addresses are unknown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LookupError {
-    /// No server answered.
+    /// No server answered, or only with an error.
     NoAnswer,
     /// Too many lookups were in progress.
     Busy,
@@ -61,7 +61,7 @@ impl LookupError {
     /// Text for the flow log.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::NoAnswer => "no DNS server answered",
+            Self::NoAnswer => "no DNS server answered, or only with an error",
             Self::Busy => "too many DNS lookups were under way",
             Self::Late => "the DNS servers did not answer within `[inspect] deadline`",
         }

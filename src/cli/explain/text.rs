@@ -109,7 +109,7 @@ fn of_address(report: &ExplainReport) -> String {
         Some("match") => format!("the address is one of the name's (known are {known})"),
         Some("mismatch") => format!("the name has other addresses (known are {known})"),
         Some("absent") => "the name has no address of this family".to_owned(),
-        Some("unknown") => "no DNS server answered".to_owned(),
+        Some("unknown") => "no DNS server answered, or only with an error".to_owned(),
         Some(_) => format!("the name is resolved to {known}"),
         None if addresses.is_empty() => {
             "the name's addresses are not known yet: a flow looks them up".to_owned()

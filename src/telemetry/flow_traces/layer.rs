@@ -96,8 +96,12 @@ impl<S: Subscriber + for<'l> LookupSpan<'l>> Layer<S> for TraceLayer {
 
     fn on_close(&self, id: Id, context: Context<'_, S>) {
         let Some(span) = context.span(&id) else { return };
-        if let Some(SpannedFlow { decision: TraceDecision::Unnamed, trace, .. }) = span.extensions().get() {
-            self.0.release_unnamed(*trace);
+        let extensions = span.extensions();
+        let Some(SpannedFlow { decision, trace, .. }) = extensions.get() else { return };
+        match decision {
+            TraceDecision::Traced => self.0.end_traced(*trace),
+            TraceDecision::Unnamed => self.0.release_unnamed(*trace),
+            TraceDecision::Not => {}
         }
     }
 
