@@ -159,7 +159,7 @@ fn doctor_tells_frozen_gateways() {
         let said = found[0].to_string();
         assert!(
             said.contains("does not answer within 2 s: process") && said.contains("is stopped ("),
-            "{said}"
+            "{found:#?}"
         );
     });
 }

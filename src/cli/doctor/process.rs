@@ -22,6 +22,12 @@ pub(super) struct Service {
 }
 
 impl Service {
+    fn read(pid: u32) -> Option<Self> {
+        let status = read(&format!("/proc/{pid}/status"))?;
+        let limits = read(&format!("/proc/{pid}/limits")).unwrap_or_default();
+        Some(Self { pid, status, limits })
+    }
+
     /// A process of which nothing else is known.
     #[cfg(test)]
     pub(super) fn of(pid: u32) -> Self {
@@ -59,19 +65,18 @@ fn sockets(pid: u32) -> Option<Vec<u64>> {
     Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(number).collect())
 }
 
-/// Finds the gateway of this network namespace among the processes; `None` if it does not run or is hidden from us.
+/// Finds the gateway of this network namespace among the processes; `None` if it does not run or is hidden from us. One that is
+/// known to be here comes before those whose namespace we may not read.
 pub(super) fn service(listen_port: u16) -> Option<Service> {
     let processes = fs::read_dir("/proc").ok()?;
     let pids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|pid| runs_gateway(*pid)).find_map(|pid| {
-        let status = read(&format!("/proc/{pid}/status"))?;
-        let here = is_in_our_network(pid).unwrap_or_else(|| {
-            // The namespace of a gateway that has just ended cannot be read either.
-            runs_gateway(pid) && listens_here(&status, listen_port)
-        });
-        let limits = read(&format!("/proc/{pid}/limits")).unwrap_or_default();
-        here.then_some(Service { pid, status, limits })
-    })
+    let gateways: Vec<_> =
+        pids.filter(|pid| runs_gateway(*pid)).map(|pid| (pid, is_in_our_network(pid))).collect();
+    let all = |here| gateways.iter().filter(move |(_, in_ours)| *in_ours == here).map(|(pid, _)| *pid);
+    let known = all(Some(true)).find_map(Service::read);
+    // The namespace of a gateway that has just ended cannot be read either.
+    let is_here = |service: &Service| runs_gateway(service.pid) && listens_here(&service.status, listen_port);
+    known.or_else(|| all(None).filter_map(Service::read).find(is_here))
 }
 
 /// True if a process runs the gateway. Of one that has ended no arguments are left.
