@@ -109,9 +109,11 @@ fn held_bytes_wait_for_possible_answer() {
         "GET / HTTP/1.1\r\nHost: allowed.example.org\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     let upgraded = |second: &str| {
         let (client, mut upstream) = opened(&lab, &server, &format!("{FIRST}{upgrade}{second}"));
-        expect(&upstream, &format!("{FIRST}{upgrade}"));
+        expect(&upstream, FIRST);
         upstream.write_all(OK.as_bytes()).unwrap();
         expect(&client, OK);
+        // Not before the answer to the first.
+        expect(&upstream, upgrade);
         (client, upstream)
     };
     // The server closes instead of answering.

@@ -2,6 +2,7 @@
 
 use crate::gateway::NeverSteered;
 use crate::hostname::{Hostname, NotAHostname};
+use crate::outcome::Outcome;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -301,6 +302,15 @@ pub const CANARY_REMEDY: &str = "Add the rule to the candidate's file, which `eg
 pub const CANARY_REMEDY_IN_BOTH: &str = "If it should leave, add an allow rule both to the configuration in force and to the \
      candidate's file, which `egret candidate status` names, and load that again";
 
+/// Remedy for a denial by a candidate, where it is not the outcome's own. `egret allow` writes into the configuration in force.
+/// `is_let_out`: that one lets the flow out.
+pub fn canary_remedy(is_let_out: bool, denied: Option<Outcome>) -> Option<&'static str> {
+    if is_let_out {
+        return Some(CANARY_REMEDY);
+    }
+    (denied == Some(Outcome::NotAllowed)).then_some(CANARY_REMEDY_IN_BOTH)
+}
+
 /// The reason for a denial.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ExplainedOutcome {
@@ -353,6 +363,15 @@ pub struct PortsInUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn canary_remedy_helps_against_both_policies() {
+        let denied = Some(Outcome::NotAllowed);
+        assert!(canary_remedy(true, denied).is_some_and(|remedy| remedy.contains("candidate drop")));
+        let in_both = canary_remedy(false, denied).unwrap();
+        assert!(in_both.contains("in force") && !in_both.contains("candidate drop"), "{in_both}");
+        assert_eq!(canary_remedy(false, Some(Outcome::EchDenied)), None);
+    }
 
     #[test]
     fn target_is_name_or_address_with_port() {

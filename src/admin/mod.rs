@@ -31,7 +31,7 @@ pub use control::{
 pub use explain::{
     CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary,
     ExplainedOutcome, ExplainedPool, ExplainedRule, FamilyRefusal, NotATarget, NotAnAddress, PortsInUse,
-    parse_address,
+    canary_remedy, parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
 pub use pending_order::{OrderReply, PendingOrder, pending_order};

@@ -5,7 +5,7 @@ use super::flow_log::Recorded;
 use super::last_good::{self, UsableConfig};
 use super::output::{json_page, print};
 use super::past_flow::{FlowOptions, PastFlow};
-use crate::admin::ExplainReport;
+use crate::admin::{ExplainReport, canary_remedy};
 use crate::config;
 use crate::flow::UNKNOWN_TENANT;
 use crate::outcome::Outcome;
@@ -159,10 +159,14 @@ fn write_outcome(text: &mut String, record: &Recorded, now: Option<&JudgedNow<'_
                 let _ = writeln!(text, "         {}", denied.remedy());
             }
             let Some(JudgedNow { report, by, can_be_allowed }) = now else { return };
-            if *can_be_allowed {
+            if record.canary {
+                if let Some(remedy) = canary_remedy(report.is_let_out(), Some(denied)) {
+                    let _ = writeln!(text, "         {remedy}");
+                }
+            } else if *can_be_allowed {
                 let id = &record.flow;
                 let _ = writeln!(text, "         `egret allow {id}` writes the rule that would allow it");
-            } else if report.is_let_out() && super::allow::is_by_files(denied) && !record.canary {
+            } else if report.is_let_out() && super::allow::is_by_files(denied) {
                 let _ = writeln!(
                     text,
                     "         {} would allow it now; if the gateway still denies it, {}",

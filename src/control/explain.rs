@@ -7,8 +7,8 @@ mod leaving;
 use super::network::RefusedFamilies;
 use crate::addr::{ClientAddr, Family, OriginalDestination};
 use crate::admin::{
-    CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary,
-    ExplainedOutcome, ExplainedRule, FamilyRefusal,
+    ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedRule,
+    FamilyRefusal, canary_remedy,
 };
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};
@@ -247,15 +247,6 @@ fn refuse_family(report: &mut ExplainReport, refused: Option<FamilyRefusal>) {
     if refused.is_some() {
         (report.allowed, report.outcome, report.would_deny) = (false, None, None);
     }
-}
-
-/// Remedy for a denial by a candidate, where it is not the outcome's own. `egret allow` writes into the configuration in force.
-/// `is_let_out`: that one lets the flow out.
-fn canary_remedy(is_let_out: bool, denied: Option<Outcome>) -> Option<&'static str> {
-    if is_let_out {
-        return Some(CANARY_REMEDY);
-    }
-    (denied == Some(Outcome::NotAllowed)).then_some(CANARY_REMEDY_IN_BOTH)
 }
 
 impl ExplainedFlow {

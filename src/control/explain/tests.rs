@@ -2,15 +2,6 @@
 
 use super::*;
 
-#[test]
-fn canary_remedy_helps_against_both_policies() {
-    let denied = Some(Outcome::NotAllowed);
-    assert!(canary_remedy(true, denied).is_some_and(|remedy| remedy.contains("candidate drop")));
-    let in_both = canary_remedy(false, denied).unwrap();
-    assert!(in_both.contains("in force") && !in_both.contains("candidate drop"), "{in_both}");
-    assert_eq!(canary_remedy(false, Some(Outcome::EchDenied)), None);
-}
-
 /// A configuration of one tenant with this rule.
 fn config(rule: &str) -> Config {
     let folder = tempfile::tempdir().unwrap();

@@ -101,15 +101,20 @@ impl HttpExchange {
             ParseStep::Head(request, length) => {
                 let unclear = |why| Then::Unclear(malformed(why));
                 let (body, upgrade) = (request.body.map_err(unclear)?, request.upgrade.map_err(unclear)?);
+                let upgrades = upgrade == Upgrade::WebSocket;
+                // A server that sends less than it announces, as for a method that a request overrides, would have what answers
+                // this one read as the rest of an earlier answer, and what the client has it echo as a 101.
+                if upgrades && self.answers.are_whole() == Some(false) {
+                    return Err(Then::Wait);
+                }
                 permit(&request.name).map_err(Then::Denied)?;
                 self.requests.begin(body);
                 if upgrade == Upgrade::Unjudged {
                     upgrade::withhold(&mut bytes[..length]);
                 }
-                let upgrade = upgrade == Upgrade::WebSocket;
                 let start = self.passed;
                 let (by_head, is_last) = (request.by_head, request.is_last);
-                self.answers.expect(PendingRequest { by_head, start, upgrade, is_last });
+                self.answers.expect(PendingRequest { by_head, start, upgrade: upgrades, is_last });
                 Ok(length)
             }
         }

@@ -29,6 +29,22 @@ fn upgrade_holds_client_until_answer() {
 }
 
 #[test]
+fn upgrade_waits_for_earlier_answers() {
+    let upgrade = upgrade_to("websocket");
+    let passed = |dialogue: &[&str]| {
+        let followed = follow(dialogue);
+        (followed.passed.len(), followed.then)
+    };
+    assert_eq!(passed(&[GET, OK, &upgrade, SWITCH, EVIL]).0, GET.len() + upgrade.len() + EVIL.len());
+    assert_eq!(passed(&[&format!("{GET}{upgrade}"), OK]), (GET.len() + upgrade.len(), Then::More));
+    // A server that announces a body and sends none, as to HEAD; what answers the upgrade would be read as that body.
+    let short = "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n";
+    assert_eq!(passed(&[GET, short, &upgrade]), (GET.len(), Then::Wait));
+    let echo = format!("{}{SWITCH}", " ".repeat(100));
+    assert_eq!(passed(&[GET, short, &upgrade, &echo, EVIL]).0, GET.len() + upgrade.len());
+}
+
+#[test]
 fn answers_accept_bare_lf() {
     let upgrade = upgrade_to("websocket");
     let taken = follow(&[&upgrade, &SWITCH.replace('\r', ""), "\0\0 anything"]);
