@@ -31,7 +31,7 @@ while [[ $# -gt 0 ]]; do
             shift
             ;;
         -h | --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
+        *) echo "${0##*/}: there is no argument $1" >&2; usage >&2; exit 2 ;;
     esac
     shift
 done

@@ -21,7 +21,7 @@ Needs root, Linux, and some 600 MB below target/. The variable EGRET may name th
 it. EGRET_BOOT_SUITE=trixie boots Debian 13's userland instead of Debian 12's. EGRET_BOOT_KEEP=1 opens a shell at the end.
 USAGE
 }
-case ${1:-} in -h | --help) usage; exit 0 ;; --download) ;; -*) usage >&2; exit 2 ;; esac
+case ${1:-} in -h | --help) usage; exit 0 ;; --download) ;; -*) echo "${0##*/}: there is no option $1" >&2; usage >&2; exit 2 ;; esac
 
 [[ $EUID -eq 0 ]] || fail "booting a machine takes root: sudo $0"
 suite=${EGRET_BOOT_SUITE:-bookworm}

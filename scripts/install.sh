@@ -43,7 +43,7 @@ while [ $# -gt 0 ]; do
         --uninstall) uninstall=yes ;;
         --purge) purge=yes ;;
         -h | --help) usage; exit 0 ;;
-        *) usage >&2; exit 2 ;;
+        *) echo "${0##*/}: there is no argument $1" >&2; usage >&2; exit 2 ;;
     esac
     shift
 done

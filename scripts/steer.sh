@@ -61,7 +61,11 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-[ -n "$command" ] || { usage >&2; exit 2; }
+if [ -z "$command" ]; then
+    [ -z "$wrong" ] || fail "$wrong"
+    usage >&2
+    exit 2
+fi
 case $format in '' | iptables | nftables) ;; *) mistake "--format is iptables or nftables, not $format" ;; esac
 # A typo must not take a boot down: with --keep, `up` uses the last good rules.
 if [ -n "$wrong" ] && { [ "$command" != up ] || [ -z "$kept" ]; }; then fail "$wrong"; fi

@@ -92,7 +92,8 @@ impl App {
         let metrics = Arc::new(metrics);
         let liveness = liveness(&config);
         let opened = Opened::open(&config, worker_count, &liveness, &metrics)?;
-        let problems = opened.problems();
+        let mut problems = opened.problems();
+        problems.push(startup.last_good.problem());
         let Opened { flow_log, audit_log, listen, listeners, metrics_listener, control_socket } = opened;
 
         let ledger = Arc::new(Ledger::new());

@@ -5,6 +5,7 @@
 
 use crate::config::{self, ConfigReport, LoadedConfig, Texts};
 use crate::files;
+use crate::telemetry::StandingProblem;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
@@ -19,6 +20,7 @@ pub struct LastGoodStore {
     /// `None` if nothing is kept.
     folder: Option<PathBuf>,
     main: PathBuf,
+    problem: StandingProblem,
 }
 
 /// The reason for which a configuration is kept.
@@ -85,7 +87,7 @@ struct StoredFile<'a> {
 impl LastGoodStore {
     /// A store in `folder` for the configuration whose main file is `main`.
     pub fn new(folder: Option<PathBuf>, main: &Path) -> Self {
-        Self { folder, main: main.to_owned() }
+        Self { folder, main: main.to_owned(), problem: StandingProblem::default() }
     }
 
     /// The state directory, if there is one.
@@ -125,7 +127,12 @@ impl LastGoodStore {
         config::load_texts(&self.main, texts)
     }
 
-    /// Stores a configuration atomically. A failure is logged only.
+    /// The reason why the configuration in force could not be kept.
+    pub(crate) fn problem(&self) -> StandingProblem {
+        self.problem.clone()
+    }
+
+    /// Stores a configuration atomically. A failure is logged, and mentioned by readiness.
     pub(crate) fn keep(&self, kept: KeepReason, texts: &Texts) {
         let Some(folder) = &self.folder else { return };
         let files: io::Result<_> = texts
@@ -139,13 +146,17 @@ impl LastGoodStore {
             let stored = serde_json::to_vec(&StoredConfig { main, files })?;
             write(&folder.join(kept.file_name()), &stored)
         });
-        if let Err(error) = kept {
-            tracing::error!(
-                %error,
-                "cannot keep the configuration in {} as a fallback for the next start; let the gateway's user write there",
+        let problem = kept.err().map(|error| {
+            format!(
+                "cannot keep the configuration in {} as a fallback: {error}; a start with broken files would go by an older one, or \
+                 fail; see that there is room and that the gateway's user may write there, then `egret reload`",
                 folder.display()
-            );
+            )
+        });
+        if let Some(problem) = &problem {
+            tracing::error!("{problem}");
         }
+        self.problem.set(problem);
     }
 
     /// `None` if nothing is kept, or for another main file.
@@ -178,9 +189,11 @@ fn into_text(bytes: Vec<u8>) -> String {
 pub(super) fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all());
+    written.and_then(|()| fs::rename(&new, path)).inspect_err(|_| {
+        // A part of it would only take room.
+        let _ = fs::remove_file(&new);
+    })?;
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
@@ -244,7 +257,12 @@ mod tests {
         fs::remove_file(at("state/started.json")).unwrap();
         assert_eq!(last_good.others_than(None), []);
         // A failure to keep it does not interrupt service.
-        LastGoodStore::new(Some(at("nowhere")), &main).keep(KeepReason::Started, &loaded.texts);
+        let nowhere = LastGoodStore::new(Some(at("nowhere")), &main);
+        nowhere.keep(KeepReason::Started, &loaded.texts);
+        assert!(nowhere.problem().reason().is_some_and(|why| why.contains("as a fallback")));
+        fs::create_dir(at("nowhere")).unwrap();
+        nowhere.keep(KeepReason::InForce, &loaded.texts);
+        assert_eq!(nowhere.problem().reason(), None);
         LastGoodStore::new(None, &main).keep(KeepReason::Started, &loaded.texts);
     }
 }

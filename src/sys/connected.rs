@@ -10,15 +10,20 @@ use std::net::IpAddr;
 const HEADER: usize = 12;
 /// Bound on the networks that are kept. A full internet routing table has a million routes, but few to links.
 const MOST: usize = 10_000;
-/// Attributes of routes with a next hop; 18 is `RTA_VIA` of linux/rtnetlink.h.
-const BY_ROUTER: [u16; 3] = [libc::RTA_GATEWAY, libc::RTA_MULTIPATH, 18];
+/// Attributes of a next hop that is a router; 18 is `RTA_VIA` of linux/rtnetlink.h, which names one of the other family.
+const BY_ROUTER: [u16; 2] = [libc::RTA_GATEWAY, 18];
+/// `struct rtnexthop`, which the attributes of a next hop follow.
+const NEXT_HOP: usize = 8;
+/// The kernel's `main` table.
+const MAIN_TABLE: u8 = 254;
 
-/// Unicast routes of every table and origin.
+/// Unicast routes of every origin.
 #[derive(Debug, Default)]
 pub struct ConnectedRoutes {
-    /// Destinations of routes without a next hop, except default routes; sorted.
+    /// Destinations of routes of every table that have no router, except default routes; sorted.
     pub networks: Vec<IpNet>,
-    /// Next hops of default routes.
+    /// Routers of the default routes of `main`, those of the lowest metric in each family. The others may be for some packets alone,
+    /// as with a table for each interface.
     pub routers: Vec<IpAddr>,
 }
 
@@ -28,14 +33,21 @@ pub fn routes() -> io::Result<ConnectedRoutes> {
     for family in [libc::AF_INET, libc::AF_INET6] {
         let mut request = vec![u8::try_from(family).map_err(io::Error::other)?];
         request.resize(HEADER, 0);
+        let mut best: Option<(u32, Vec<IpAddr>)> = None;
         list(libc::RTM_GETROUTE, &request, |body| {
             match route(body)? {
                 Some(UnicastRoute::Link(network)) if networks.len() < MOST => networks.push(network),
-                Some(UnicastRoute::Default(router)) if routers.len() < MOST => routers.push(router),
-                Some(UnicastRoute::Link(_) | UnicastRoute::Default(_)) | None => {}
+                Some(UnicastRoute::Default { metric, routers }) => match &mut best {
+                    // IPv6 lists each router of a route by itself.
+                    Some((lowest, known)) if metric == *lowest => known.extend(routers),
+                    Some((lowest, _)) if metric > *lowest => {}
+                    _ => best = Some((metric, routers)),
+                },
+                Some(UnicastRoute::Link(_)) | None => {}
             }
             Ok(())
         })?;
+        routers.extend(best.into_iter().flat_map(|(_, routers)| routers).take(MOST));
     }
     networks.sort_unstable();
     networks.dedup();
@@ -46,36 +58,66 @@ pub fn routes() -> io::Result<ConnectedRoutes> {
 enum UnicastRoute {
     /// A network on a link.
     Link(IpNet),
-    /// The default route, by this router.
-    Default(IpAddr),
+    /// A default route of `main` by routers.
+    Default { metric: u32, routers: Vec<IpAddr> },
 }
 
 fn route(body: &[u8]) -> io::Result<Option<UnicastRoute>> {
     let header: [u8; HEADER] = array_at(body, 0).ok_or_else(malformed)?;
-    let (length, kind) = (header[1], header[7]);
+    let (length, table, kind) = (header[1], header[4], header[7]);
     if kind != libc::RTN_UNICAST {
         return Ok(None);
     }
-    let (mut rest, mut to, mut router, mut by_router) = (&body[HEADER..], None, None, false);
-    while let (Some(size), Some(kind)) = (array_at(rest, 0), array_at(rest, 2)) {
-        let (size, kind) = (usize::from(u16::from_ne_bytes(size)), u16::from_ne_bytes(kind));
-        let value = rest.get(4..size).ok_or_else(malformed)?;
-        by_router |= BY_ROUTER.contains(&kind);
+    let (mut to, mut metric, mut by_router, mut routers) = (None, 0, false, Vec::new());
+    for_each_attribute(&body[HEADER..], |kind, value| {
         match kind {
             libc::RTA_DST => to = address(value),
-            libc::RTA_GATEWAY => router = address(value),
-            _ => {}
+            libc::RTA_PRIORITY => metric = array_at(value, 0).map_or(0, u32::from_ne_bytes),
+            libc::RTA_MULTIPATH => by_router |= next_hops(value, &mut routers)?,
+            _ => by_router |= next_hop(kind, value, &mut routers),
         }
-        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
-    }
+        Ok(())
+    })?;
     if length == 0 {
-        return Ok(router.map(UnicastRoute::Default));
+        let counts = table == MAIN_TABLE && !routers.is_empty();
+        return Ok(counts.then_some(UnicastRoute::Default { metric, routers }));
     }
     if by_router {
         return Ok(None);
     }
     let network = IpNet::new(to.ok_or_else(malformed)?, length).map_err(io::Error::other)?;
     Ok(Some(UnicastRoute::Link(network)))
+}
+
+/// Adds the routers of a route with several next hops. True if it has any; links alone can be next hops, too.
+fn next_hops(mut hops: &[u8], routers: &mut Vec<IpAddr>) -> io::Result<bool> {
+    let mut by_router = false;
+    while let Some(size) = array_at(hops, 0).map(u16::from_ne_bytes).map(usize::from) {
+        let hop = hops.get(NEXT_HOP..size).ok_or_else(malformed)?;
+        for_each_attribute(hop, |kind, value| {
+            by_router |= next_hop(kind, value, routers);
+            Ok(())
+        })?;
+        hops = hops.get(size.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(by_router)
+}
+
+/// Adds the router of an attribute. True if the attribute names one, of whichever family.
+fn next_hop(kind: u16, value: &[u8], routers: &mut Vec<IpAddr>) -> bool {
+    if kind == libc::RTA_GATEWAY {
+        routers.extend(address(value));
+    }
+    BY_ROUTER.contains(&kind)
+}
+
+fn for_each_attribute(mut rest: &[u8], mut each: impl FnMut(u16, &[u8]) -> io::Result<()>) -> io::Result<()> {
+    while let (Some(size), Some(kind)) = (array_at(rest, 0), array_at(rest, 2)) {
+        let (size, kind) = (usize::from(u16::from_ne_bytes(size)), u16::from_ne_bytes(kind));
+        each(kind, rest.get(4..size).ok_or_else(malformed)?)?;
+        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 fn address(value: &[u8]) -> Option<IpAddr> {
@@ -101,25 +143,61 @@ mod tests {
         route
     }
 
+    /// A next hop of a route with several.
+    fn hop(router: Option<[u8; 4]>) -> Vec<u8> {
+        let mut hop = vec![0; NEXT_HOP];
+        if let Some(router) = router {
+            hop.extend(8_u16.to_ne_bytes());
+            hop.extend(libc::RTA_GATEWAY.to_ne_bytes());
+            hop.extend(router);
+        }
+        let size = u16::try_from(hop.len()).unwrap();
+        hop[..2].copy_from_slice(&size.to_ne_bytes());
+        hop
+    }
+
     #[test]
     fn link_routes_are_distinguished() {
         let (to, oif) = ((libc::RTA_DST, &[192, 0, 2, 0][..]), (libc::RTA_OIF, &[3, 0, 0, 0][..]));
         let (router, unicast) = (&[198, 51, 100, 1][..], libc::RTN_UNICAST);
         let told = |message: &[u8]| route(message).unwrap();
         let network = UnicastRoute::Link("192.0.2.0/24".parse().unwrap());
-        assert_eq!(told(&message(24, unicast, &[to, oif])), Some(network));
+        assert_eq!(told(&message(24, unicast, &[to, oif])).as_ref(), Some(&network));
         for by_router in BY_ROUTER {
             assert_eq!(told(&message(24, unicast, &[to, (by_router, router), oif])), None);
         }
+        let by_routers = [hop(Some([198, 51, 100, 1])), hop(Some([198, 51, 100, 2]))].concat();
+        assert_eq!(told(&message(24, unicast, &[to, (libc::RTA_MULTIPATH, &by_routers)])), None);
+        let by_links = [hop(None), hop(None)].concat();
+        assert_eq!(told(&message(24, unicast, &[to, (libc::RTA_MULTIPATH, &by_links)])), Some(network));
         assert_eq!(told(&message(24, libc::RTN_LOCAL, &[to, oif])), None);
-        assert_eq!(told(&message(0, unicast, &[oif])), None, "a default route to a link");
-        let default = UnicastRoute::Default("198.51.100.1".parse().unwrap());
-        assert_eq!(told(&message(0, unicast, &[(libc::RTA_GATEWAY, router), oif])), Some(default));
         assert!(route(&message(24, unicast, &[oif])).is_err());
-        let cut = message(24, unicast, &[to, oif]);
+        let cut = message(24, unicast, &[to, oif, (libc::RTA_MULTIPATH, &by_routers)]);
         for length in 0..cut.len() {
             let _ = route(&cut[..length]); // and never reads past its end
         }
+    }
+
+    #[test]
+    fn default_routes_have_all_their_routers() {
+        let unicast = libc::RTN_UNICAST;
+        let routers = |attributes: &[(u16, &[u8])]| match route(&message(0, unicast, attributes)).unwrap() {
+            Some(UnicastRoute::Default { metric, routers }) => {
+                (metric, routers.iter().map(ToString::to_string).collect::<Vec<_>>())
+            }
+            other => panic!("{other:?}"),
+        };
+        let one = (libc::RTA_GATEWAY, &[198, 51, 100, 1][..]);
+        let metric = (libc::RTA_PRIORITY, &100_u32.to_ne_bytes()[..]);
+        assert_eq!(routers(&[one, metric]), (100, vec!["198.51.100.1".to_owned()]));
+        let several = [hop(Some([198, 51, 100, 1])), hop(Some([198, 51, 100, 2]))].concat();
+        let found = routers(&[(libc::RTA_MULTIPATH, &several)]);
+        assert_eq!(found, (0, vec!["198.51.100.1".to_owned(), "198.51.100.2".to_owned()]));
+        let to_a_link = message(0, unicast, &[(libc::RTA_OIF, &[3, 0, 0, 0])]);
+        assert_eq!(route(&to_a_link).unwrap(), None);
+        let mut of_another_table = message(0, unicast, &[one]);
+        of_another_table[4] = 200;
+        assert_eq!(route(&of_another_table).unwrap(), None, "for some packets alone");
     }
 
     #[test]
