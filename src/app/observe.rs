@@ -45,7 +45,7 @@ pub(super) fn open_audit_log(config: &Config, metrics: &Metrics) -> io::Result<A
     AuditLog::start(target, metrics.gateway().audit_log_errors.clone())
 }
 
-/// Notes shown with readiness. `problems`: those of logs and of the control socket.
+/// Notes shown with readiness. `problems`: those of logs, of the control socket and of the last good configuration.
 pub(super) fn notes(
     handles: &ControlHandles,
     seen: &NetworkState,

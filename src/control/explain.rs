@@ -341,8 +341,8 @@ fn explained_outcome(outcome: Outcome, report: &ExplainReport) -> ExplainedOutco
     }
 }
 
-/// The outcome's remedy for a flow that is asked about: it has no ID, and its name is known, and so is the address with the port
-/// (`to`), or a name in its place.
+/// The outcome's remedy for a flow that is asked about, which has no ID. `to` is ADDRESS:PORT, or NAME:PORT if the address was
+/// assumed.
 pub(crate) fn remedy(outcome: Outcome, name: Option<&str>, to: &str) -> String {
     if outcome == Outcome::NotAllowed {
         return "If it should leave, add an allow rule to the tenant: docs/policy.md.".to_owned();

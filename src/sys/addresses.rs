@@ -91,7 +91,8 @@ struct OtherRoutes {
 impl OtherRoutes {
     fn list(family: IpFamily) -> io::Result<Self> {
         let rules = routing::rules(family)?;
-        let tables: BTreeSet<u32> = rules.iter().map(|rule| rule.table).chain([MAIN_TABLE]).collect();
+        let tables: BTreeSet<u32> =
+            rules.iter().map(|rule| rule.table).chain([routing::MAIN_TABLE]).collect();
         let mut found = Self { met: Vec::new(), unclear: Vec::new() };
         for table in tables.into_iter().filter(|table| ![0, routing::LOCAL_TABLE].contains(table)) {
             let is_unclear = rules.iter().any(|rule| rule.table == table && is_for_some_packets(rule));
@@ -105,13 +106,14 @@ impl OtherRoutes {
     }
 }
 
-/// True if a rule may be for packets that this machine sends from a pool, and not for those that a lookup by destination stands for.
+/// True if a rule may be for packets of a pool by their source or port, which a lookup by the destination alone does not show.
 fn is_for_some_packets(rule: &RoutingRule) -> bool {
     let by_source_or_port = rule.source.is_some() || rule.rest != format!("lookup {}", rule.table);
     by_source_or_port && rule.mark.is_none() && rule.interface.as_ref().is_none_or(|name| name == "lo")
 }
 
-/// False if the kernel sends packets to none of some addresses of a network here. In doubt true: narrower routes may lead elsewhere.
+/// True if the kernel delivers an address of a network here, of those at both ends of each half: narrower routes may lead elsewhere.
+/// Also if it cannot be asked.
 fn may_be_met(network: &IpNet, is_local: impl Fn(IpAddr) -> io::Result<bool>) -> bool {
     let halves = network.subnets(network.prefix_len() + 1);
     let parts = halves.map_or_else(|_| vec![*network], Iterator::collect);
@@ -124,9 +126,6 @@ fn specific_routes(family: IpFamily, table: u32) -> io::Result<impl Iterator<Ite
     let routes = routing::local_routes(family, table)?;
     Ok(routes.into_iter().filter(|network| network.prefix_len() > 0))
 }
-
-/// The kernel's `main` table.
-const MAIN_TABLE: u32 = 254;
 
 #[cfg(test)]
 mod tests {

@@ -1,7 +1,7 @@
 //! Networks on this machine's own links, reached without a router.
 
 use super::netlink::{array_at, malformed};
-use super::routing::list;
+use super::routing::{MAIN_TABLE, list};
 use ipnet::IpNet;
 use std::io;
 use std::net::IpAddr;
@@ -14,8 +14,6 @@ const MOST: usize = 10_000;
 const BY_ROUTER: [u16; 2] = [libc::RTA_GATEWAY, 18];
 /// `struct rtnexthop`, which the attributes of a next hop follow.
 const NEXT_HOP: usize = 8;
-/// The kernel's `main` table.
-const MAIN_TABLE: u8 = 254;
 
 /// Unicast routes of every origin.
 #[derive(Debug, Default)]
@@ -79,7 +77,7 @@ fn route(body: &[u8]) -> io::Result<Option<UnicastRoute>> {
         Ok(())
     })?;
     if length == 0 {
-        let counts = table == MAIN_TABLE && !routers.is_empty();
+        let counts = u32::from(table) == MAIN_TABLE && !routers.is_empty();
         return Ok(counts.then_some(UnicastRoute::Default { metric, routers }));
     }
     if by_router {

@@ -115,6 +115,8 @@ pub fn is_local(address: IpAddr) -> io::Result<bool> {
 
 /// The kernel's `local` table.
 pub const LOCAL_TABLE: u32 = 255;
+/// The kernel's `main` table, by which packets go unless a rule says otherwise.
+pub const MAIN_TABLE: u32 = 254;
 
 /// A copy of the kernel's `local` table, for many lookups.
 #[derive(Debug)]

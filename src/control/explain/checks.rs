@@ -10,7 +10,7 @@ use crate::outcome::Outcome;
 use crate::policy::{CertificateRule, DestinationRule, FlowFacts, Permit};
 use std::net::IpAddr;
 
-/// Port of clients that speak no TLS, which a certificate could be asked in.
+/// Port that is taken for plain HTTP, under which no certificate is asked for.
 const PLAIN_HTTP: u16 = 80;
 
 /// Returns the permit to dial first after the checks, and those that are dialled after it; or the outcome of the check that fails.
