@@ -198,7 +198,7 @@ impl App {
                     SignalAction::Reopen => self.reopen_logs(),
                     SignalAction::Reload => {
                         self.reopen_logs();
-                        if let Err(admin::ControlError(why)) = self.reloads.order(Originator::Signal) {
+                        if let Err(why) = self.reloads.order(Originator::Signal) {
                             tracing::error!("not reloaded: {why}");
                         }
                     }

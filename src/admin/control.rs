@@ -7,6 +7,7 @@ use super::bounded::BoundedListener;
 use super::candidate::{
     CandidateReport, DropAnswer, LoadAnswer, LoadOrder, PromoteOrder, PromotionFiles, ShareAnswer, ShareOrder,
 };
+use super::control_error::ControlError;
 use super::explain::{ExplainQuery, ExplainReport};
 use super::names::{NamesQuery, NamesReport};
 use super::peer::Peer;
@@ -89,10 +90,6 @@ pub struct CandidateHandlers {
     /// Drops the candidate.
     pub drop: OrderHandler<(), PendingOrder<Result<DropAnswer, ControlError>>>,
 }
-
-/// Error of a query or an order, as a message for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlError(pub String);
 
 /// Serves until dropped, which removes the socket's file.
 pub async fn serve_control(socket: ControlSocket, control: ControlHandlers) -> io::Result<()> {
@@ -240,7 +237,7 @@ async fn reload(
 
 /// Waits for the result of an order; otherwise returns the error response.
 async fn carried_out<A>(order: Result<PendingOrder<A>, ControlError>) -> Result<A, Response> {
-    let mut order = order.map_err(|ControlError(why)| error(StatusCode::SERVICE_UNAVAILABLE, &why))?;
+    let mut order = order.map_err(refused)?;
     match timeout(reload::PATIENCE, order.answer()).await {
         Ok(Some(answer)) => Ok(answer),
         Ok(None) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping")),
@@ -321,8 +318,13 @@ async fn drop_candidate(
 fn respond(answer: Result<impl Serialize, ControlError>) -> Response {
     match answer {
         Ok(answer) => Json(answer).into_response(),
-        Err(ControlError(why)) => error(StatusCode::NOT_FOUND, &why),
+        Err(why) => refused(why),
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "maps an error to its answer")]
+fn refused(why: ControlError) -> Response {
+    error(why.status(), &why.to_string())
 }
 
 fn error(status: StatusCode, why: &str) -> Response {

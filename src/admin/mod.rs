@@ -6,6 +6,7 @@
 mod bounded;
 mod candidate;
 mod control;
+mod control_error;
 mod explain;
 mod names;
 mod peer;
@@ -25,9 +26,9 @@ pub use candidate::{
     ShareAnswer, ShareOrder, TenantChanges,
 };
 pub use control::{
-    CandidateHandlers, ControlError, ControlHandlers, OrderHandler, QueryHandler, RejectionCallback,
-    serve_control,
+    CandidateHandlers, ControlHandlers, OrderHandler, QueryHandler, RejectionCallback, serve_control,
 };
+pub use control_error::ControlError;
 pub use explain::{
     CANARY_REMEDY, CANARY_REMEDY_IN_BOTH, ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary,
     ExplainedOutcome, ExplainedPool, ExplainedRule, FamilyRefusal, NotATarget, NotAnAddress, PortsInUse,

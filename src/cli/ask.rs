@@ -108,6 +108,9 @@ pub(super) enum AskError {
     /// The gateway does not know the requested item.
     #[error("{0}")]
     Unknown(String),
+    /// The state of the item does not permit the request.
+    #[error("{0}")]
+    Conflict(String),
     /// A step took longer than the time that it was given.
     #[error(
         "the gateway has not answered on the control socket {} for {} s: {listener}; {}",
@@ -204,7 +207,11 @@ fn understood<T: DeserializeOwned>(
         return serde_json::from_slice(body).map_err(unclear);
     }
     let ErrorBody { error } = serde_json::from_slice(body).map_err(unclear)?;
-    Err(if status == 404 { AskError::Unknown(error) } else { AskError::Refused(error) })
+    Err(match status {
+        404 => AskError::Unknown(error),
+        409 => AskError::Conflict(error),
+        _ => AskError::Refused(error),
+    })
 }
 
 /// Appends the pairs to a path as a query string.

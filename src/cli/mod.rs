@@ -114,8 +114,8 @@ enum Command {
     /// Rules are for names that passed: allowed, or let pass by monitor mode. What was denied is listed and never
     /// suggested. Paste the output below the tenant's `[[tenant]]`. While the files have errors, it goes by the last good configuration.
     ///
-    /// Exit code 0: told, also if there is nothing to suggest; 2: a log or the configuration cannot be read, or there is no such
-    /// tenant.
+    /// Exit code 0: told, also if there is nothing to suggest; 2: a log or the configuration cannot be read, there is no log, or no
+    /// such tenant.
     Suggest {
         #[command(flatten)]
         path: ConfigPath,

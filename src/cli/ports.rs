@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 use table::Extent;
 
+const STAYS_OUT_OF_USE: u8 = 1;
 /// Interval of `--watch`.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -117,7 +118,12 @@ fn redrawn(text: &str) -> String {
 }
 
 fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
-    let DrainAnswer { source, state } = ask(socket, "POST", "/v1/ports/drain", &json_line(&order))?;
+    let answer = ask(socket, "POST", "/v1/ports/drain", &json_line(&order));
+    if let Err(AskError::Conflict(why)) = answer {
+        eprintln!("egret: {why}");
+        return Ok(ExitCode::from(STAYS_OUT_OF_USE));
+    }
+    let DrainAnswer { source, state } = answer?;
     let stays = !order.on && state != "available";
     let why = match &*state {
         "draining" if order.on => "no new flows leave from it; those that live may finish",
@@ -125,7 +131,7 @@ fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
         "withdrawn" => "the host does not have it now",
         _ => "new flows may leave from it",
     };
-    Ok(print(&format!("{source} is {state}: {why}\n"), u8::from(stays)))
+    Ok(print(&format!("{source} is {state}: {why}\n"), if stays { STAYS_OUT_OF_USE } else { 0 }))
 }
 
 #[cfg(test)]

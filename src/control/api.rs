@@ -114,7 +114,7 @@ impl ControlPlane {
             state: UsageSource::Live(&snapshot, &self.network.load().families),
             lists_rules: true,
         };
-        facts.explain(query).map_err(|why| ControlError(why.to_string()))
+        facts.explain(query).map_err(|why| ControlError::BadArgument(why.to_string()))
     }
 
     /// Adds the pool of a requested tenant. Unknown names are refused: an empty answer would look like an idle gateway.
@@ -122,12 +122,13 @@ impl ControlPlane {
         if let Some(name) = &query.pool
             && self.pools().pool(name).is_none()
         {
-            return Err(ControlError(format!("no pool is called {name:?}")));
+            return Err(ControlError::Unknown(format!("no pool is called {name:?}")));
         }
         if let Some(name) = &query.tenant {
             let snapshot = self.handles.gateway.snapshot.load();
             let tenant = snapshot.tenants.iter().find(|tenant| *tenant.policy.name == **name);
-            let tenant = tenant.ok_or_else(|| ControlError(format!("no tenant is called {name:?}")))?;
+            let tenant =
+                tenant.ok_or_else(|| ControlError::Unknown(format!("no tenant is called {name:?}")))?;
             query.pool.get_or_insert_with(|| tenant.pool.name().as_ref().to_owned());
         }
         Ok(query)
@@ -136,7 +137,7 @@ impl ControlPlane {
     fn names(&self, query: NamesQuery) -> Result<NamesReport, ControlError> {
         let name: Option<Hostname> = match query.name.map(|name| name.parse()).transpose() {
             Ok(name) => name,
-            Err(why) => return Err(ControlError(format!("{why}"))),
+            Err(why) => return Err(ControlError::BadArgument(format!("{why}"))),
         };
         let snapshot = self.handles.gateway.snapshot.load();
         let known_of = |name| {
@@ -174,7 +175,7 @@ impl ControlPlane {
         let what = if order.on { What::Drain } else { What::Undrain };
         let subject = order.source.to_string();
         let answer = self.drain(order);
-        let result = answer.as_ref().map(|_| ()).map_err(|ControlError(why)| why.clone());
+        let result = answer.as_ref().map(|_| ()).map_err(ToString::to_string);
         self.auditor.noted(what, Originator::Control(peer), subject, result);
         answer
     }
@@ -183,12 +184,12 @@ impl ControlPlane {
         let source = SourceAddr::new(order.source);
         if !order.on && self.state(source) == Some(SourceState::Withdrawn) {
             let why = format!("{source} is withdrawn: the host does not have it; try again when it is back");
-            return Err(ControlError(why));
+            return Err(ControlError::Conflict(why));
         }
         let wanted = if order.on { SourceState::Draining } else { SourceState::Available };
         let Some(state) = self.pools().set_state(source, wanted) else {
             let why = "is not listed by any pool; of a network whose addresses are derived per client none can be drained";
-            return Err(ControlError(format!("{source} {why}")));
+            return Err(ControlError::Unknown(format!("{source} {why}")));
         };
         tracing::info!(%source, drain = order.on, state = state.as_str(), "an operator's order");
         Ok(DrainAnswer { source: source.ip(), state: state.as_str().to_owned() })

@@ -97,7 +97,7 @@ impl CandidateApi {
 }
 
 fn none_loaded() -> ControlError {
-    ControlError("no candidate is loaded".to_owned())
+    ControlError::Unknown("no candidate is loaded".to_owned())
 }
 
 /// Paths are made absolute; the gateway's working directory never changes.

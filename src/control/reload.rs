@@ -76,7 +76,7 @@ impl ReloadHandle {
 
     fn put(&self, task: ReloadTask) -> Result<(), ControlError> {
         self.0.try_send(task).map_err(|_| {
-            ControlError(format!(
+            ControlError::Unavailable(format!(
                 "{WAITING} reloads are waiting already; see the gateway's log for what holds them up"
             ))
         })

@@ -17,15 +17,16 @@ pub(super) fn start(
     order: TraceOrder,
 ) -> Result<TraceStarted, ControlError> {
     let names = order.names.as_deref().map(str::parse).transpose();
-    let names =
-        names.map_err(|why| ControlError(format!("{:?} is {why}", order.names.unwrap_or_default())))?;
+    let names = names.map_err(|why| {
+        ControlError::BadArgument(format!("{:?} is {why}", order.names.unwrap_or_default()))
+    })?;
     let within = |value: u32, most: u64| value > 0 && u64::from(value) <= most;
     if !within(order.seconds, LONGEST_TRACE.as_secs()) || !within(order.flows, MOST_TRACED_FLOWS.into()) {
         let why = format!(
             "a trace lasts 1 to {} seconds, for 1 to {MOST_TRACED_FLOWS} flows",
             LONGEST_TRACE.as_secs()
         );
-        return Err(ControlError(why));
+        return Err(ControlError::BadArgument(why));
     }
     let clients = order.clients.map(field::display);
     let of_names = names.as_ref().map(field::display);
@@ -51,5 +52,26 @@ pub(super) fn read(traces: &FlowTraces, query: &TraceQuery) -> TraceAnswer {
         flows,
         dropped,
         over: over.map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn orders_out_of_range_are_bad_arguments() {
+        let good = TraceOrder { seconds: 1, flows: 1, ..TraceOrder::default() };
+        for order in [
+            TraceOrder { seconds: 0, ..good.clone() },
+            TraceOrder { seconds: 601, ..good.clone() },
+            TraceOrder { flows: 0, ..good.clone() },
+            TraceOrder { flows: 1001, ..good.clone() },
+            TraceOrder { names: Some("a..b".to_owned()), ..good },
+        ] {
+            let peer = SocketPeer { uid: None, gid: None, pid: None };
+            let refused = start(&FlowTraces::default(), peer, order.clone());
+            assert!(matches!(refused, Err(ControlError::BadArgument(_))), "{order:?}: {refused:?}");
+        }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
     let ports = move |query: PortsQuery| {
         if query.pool.as_deref().is_some_and(|pool| pool != "acme") {
-            return Err(ControlError("no pool is called that".into()));
+            return Err(ControlError::Unknown("no pool is called that".into()));
         }
         *asked.lock().unwrap() = Some(query);
         Ok(report())
@@ -25,7 +25,8 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
                 Ok(DrainAnswer { source: order.source, state: state.into() })
             }
             ("203.0.113.17", false) => Ok(DrainAnswer { source: order.source, state: "draining".into() }),
-            _ => Err(ControlError(format!("{} is not listed by any pool", order.source))),
+            ("203.0.113.18", false) => Err(ControlError::Conflict("203.0.113.18 is withdrawn".into())),
+            _ => Err(ControlError::Unknown(format!("{} is not listed by any pool", order.source))),
         }
     };
     let reload = |_: SocketPeer, ()| {
@@ -33,7 +34,7 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
         answer.send(refused());
         Ok(told)
     };
-    let names = |_| Err(ControlError("nobody asks".into()));
+    let names = |_| Err(ControlError::BadArgument("nobody asks".into()));
     ControlHandlers {
         ports: Arc::new(ports),
         names: Arc::new(names),
@@ -41,7 +42,7 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
         reload: Arc::new(reload),
         explain: Arc::new(explain),
         trace: Arc::new(|_, _| Ok(admin::TraceStarted { trace: 7 })),
-        traced: Arc::new(|_| Err(ControlError("no trace runs".into()))),
+        traced: Arc::new(|_| Err(ControlError::Unavailable("no trace runs".into()))),
         probe: Arc::new(|_, _| Ok(admin::ProbeExpected {})),
         probed: Arc::new(|_| Ok(admin::ProbedFlowAnswer { flow: None })),
         candidate: candidate(),
@@ -60,7 +61,7 @@ pub fn fallen_back() -> admin::PromotionFiles {
 
 /// Initially without a candidate; only `good.toml` can be loaded.
 fn candidate() -> CandidateHandlers {
-    let none = || ControlError("no candidate is loaded".into());
+    let none = || ControlError::Unknown("no candidate is loaded".into());
     let load = |_: SocketPeer, order: admin::LoadOrder| {
         let loaded = order.file.ends_with("good.toml");
         let (answer, told) = admin::pending_order();
@@ -109,7 +110,7 @@ pub fn refused() -> ReloadAnswer {
 /// Answers that the client belongs to no tenant.
 fn explain(query: ExplainQuery) -> Result<ExplainReport, ControlError> {
     let ClientTarget::Name(name, port) = query.to else {
-        return Err(ControlError("an address already".into()));
+        return Err(ControlError::BadArgument("an address already".into()));
     };
     Ok(ExplainReport {
         live: true,

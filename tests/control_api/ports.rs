@@ -57,6 +57,7 @@ fn ports_drain_reports_its_result() {
         (["drain", "203.0.113.16"], 0, "203.0.113.16 is draining: no new flows leave from it"),
         (["undrain", "203.0.113.16"], 0, "203.0.113.16 is available: new flows may leave from it"),
         (["undrain", "203.0.113.17"], 1, "203.0.113.17 is draining: the configuration drains it"),
+        (["undrain", "203.0.113.18"], 1, "203.0.113.18 is withdrawn"),
         (["drain", "192.0.2.1"], 2, "192.0.2.1 is not listed by any pool"),
         (["drain", "nonsense"], 2, "invalid IP address"),
     ] {
