@@ -87,6 +87,7 @@ fn smuggled() -> Vec<String> {
         post("Transfer-Encoding:\u{b}chunked", EVIL),
         post(&format!("Content-Length: {length}\r\nTransfer_Encoding: chunked"), EVIL),
         FIRST.replace("\r\n\r\n", &format!("\r\nConnection: Upgrade\r\nUpgrade: h 2c\r\n\r\n{EVIL}")),
+        post(&format!("Connection: Content-Length\r\nContent-Length: {length}"), EVIL),
         post(&format!("X: y\nContent-Length: {length}"), EVIL),
         FIRST.replace("\r\n\r\n", &format!("\r\nContent-Length: {length}\r\n\r\n{EVIL}")),
     ]

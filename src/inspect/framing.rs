@@ -20,6 +20,9 @@ type FramingResult<T, E = &'static str> = Result<T, E>;
 
 /// Returns the framing of a request's body, in HTTP/1.`minor`.
 pub(super) fn of_request(method: &str, minor: u8, headers: &[Header<'_>]) -> FramingResult<Body> {
+    if drops(headers, &FIELDS) {
+        return Err("a Connection header that has proxies remove a header about the body");
+    }
     let mut declared = Declared::Nothing;
     for header in headers {
         if resembles(header.name) {
@@ -80,15 +83,34 @@ pub(super) enum Coding {
 const CONTENT_LENGTH: &str = "content-length";
 const TRANSFER_ENCODING: &str = "transfer-encoding";
 
+/// Fields that declare framing.
+const FIELDS: [&str; 2] = [CONTENT_LENGTH, TRANSFER_ENCODING];
+
 /// True if a field declares framing.
 pub(super) fn declares(name: &[u8]) -> bool {
-    [CONTENT_LENGTH, TRANSFER_ENCODING].iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+    FIELDS.iter().any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
 }
 
 /// True if servers that pass fields on as variables (RFC 3875 §4.1.18) take a field for one that declares framing,
 /// and others do not.
 fn resembles(name: &str) -> bool {
-    name.contains('_') && declares(name.replace('_', "-").as_bytes())
+    name.contains('_') && FIELDS.iter().any(|field| is_like(name.as_bytes(), field))
+}
+
+/// True if `Connection` lists one of these fields: a proxy before the server then removes it (RFC 9110 §7.6.1), and another
+/// request reaches the server than was judged. Lenient readers may separate names by more than commas.
+pub(super) fn drops(headers: &[Header<'_>], fields: &[&str]) -> bool {
+    let mut lists = headers.iter().filter(|header| header.name.eq_ignore_ascii_case("connection"));
+    lists.any(|list| {
+        let mut names = list.value.split(|&b| !b.is_ascii_alphanumeric() && b != b'-' && b != b'_');
+        names.any(|name| fields.iter().any(|field| is_like(name, field)))
+    })
+}
+
+/// True if a name is that of the field, with `_` for `-` too.
+fn is_like(name: &[u8], field: &str) -> bool {
+    let is_same = |(a, b): (&u8, u8)| a.eq_ignore_ascii_case(&b) || (*a == b'_' && b == b'-');
+    name.len() == field.len() && name.iter().zip(field.bytes()).all(is_same)
 }
 
 impl Declared {

@@ -167,6 +167,9 @@ fn host<'a>(headers: &[Header<'a>]) -> HeadResult<Option<Authority<'a>>> {
     if hosts.next().is_some() {
         return Err("more than one Host header");
     }
+    if framing::drops(headers, &["host"]) {
+        return Err("a Connection header that has proxies remove the Host header");
+    }
     Authority::parse(host.value).map(Some)
 }
 

@@ -204,6 +204,16 @@ fn ambiguous_framing_is_malformed() {
         (post("Transfer-Encoding: chunked\r\nContent-Length: 5", "0\r\n\r\n"), "both Content-Length"),
         (post("Content-Length: 5\r\nContent-Length: 6", "hello!"), "more than one Content-Length"),
         (post("Content-Length: 5\r\ncontent-length: 5", "hello"), "more than one Content-Length"),
+        (post("Connection: Content-Length\r\nContent-Length: 5", "hello"), "a header about the body"),
+        (
+            post("Connection: close,transfer_encoding\r\nContent-Length: 5", "hello"),
+            "a header about the body",
+        ),
+        (
+            post("Connection: \"Transfer-Encoding\"\r\nTransfer-Encoding: chunked", ""),
+            "a header about the body",
+        ),
+        (post("Connection: Host\r\nContent-Length: 5", "hello"), "remove the Host"),
         (post("Content-Length: 5, 5", "hello"), "not a number"),
         (post("Content-Length: +5", "hello"), "not a number"),
         (post("Content-Length: 0x5", "hello"), "not a number"),

@@ -26,6 +26,7 @@ fn host_header_is_read() {
         "GET http://api.example.com:/ HTTP/1.1\r\nHost: api.example.com:80\r\n\r\n",
         "GET / HTTP/1.1\r\nX_Y.z~: \u{e9}\t\u{e9}\r\nHost: api.example.com\r\nEmpty:\r\n\r\n",
         "GET /\"<>|{}^`\\?[#\u{e9} HTTP/1.1\r\nHost: api.example.com\r\n\r\n",
+        "GET / HTTP/1.1\r\nConnection: keep-alive, TE, X-Host, hosts\r\nHost: api.example.com\r\n\r\n",
         "GET / HTTP/1.1\r\nX-Host: evil.example\r\nHost: api.example.com\r\nHosts: evil.example\r\n\r\n",
     ] {
         assert_eq!(asked(head), name("api.example.com"), "{head:?}");
@@ -67,6 +68,12 @@ fn ambiguous_heads_are_refused() {
     for (head, why) in [
         ("GET / HTTP/1.1\r\nHost: a.example\r\nHost: a.example\r\n\r\n", "more than one Host"),
         ("GET / HTTP/1.0\r\nHost: a.example\r\nhost:\r\n\r\n", "more than one Host"),
+        ("GET / HTTP/1.1\r\nHost: a.example\r\nConnection: host\r\n\r\n", "remove the Host"),
+        ("GET / HTTP/1.1\r\nconnection: close ;Host=1\r\nHost: a.example\r\n\r\n", "remove the Host"),
+        (
+            "GET / HTTP/1.1\r\nConnection: close\r\nConnection: HOST\r\nHost: a.example\r\n\r\n",
+            "remove the Host",
+        ),
         ("GET / HTTP/1.1\r\nHost: a.example, b.example\r\n\r\n", "could hide"),
         ("GET / HTTP/1.1\r\nHost: a@b.example\r\n\r\n", "could hide"),
         ("GET / HTTP/1.1\r\nHost: a.example:80x\r\n\r\n", "not a port"),
