@@ -20,6 +20,7 @@ crate::trials! {
     once:
         stop_resets_and_records_live_flows,
         stop_drains_flows_within_period,
+        stop_serves_connections_that_wait,
         rotated_logs_are_reopened,
         tenant_flow_limit_is_answered,
         full_gateway_is_answered,
@@ -154,6 +155,30 @@ fn stop_drains_flows_within_period() {
     let status = gateway.wait_for_end();
     assert!(status.success(), "{status}");
     assert_eq!(gateway.wait_for_flows(1)[0]["outcome"], "closed");
+}
+
+fn stop_serves_connections_that_wait() {
+    const WAITING: usize = 400;
+    let lab = Lab::new();
+    let config = Config { drain: "\"30s\"".into(), ..Config::default() };
+    let mut gateway = lab.start_gateway(&config);
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let clients: Vec<_> = gateway.while_stopped(|| {
+        let clients = (0..WAITING).map(|_| lab.connect(Tenant::Alpha, server.address())).collect();
+        gateway.signal(Signal::SIGTERM);
+        clients
+    });
+    for _ in 0..WAITING {
+        drop(server.accept());
+    }
+    for client in &clients {
+        assert_eq!(read_all(client), b"");
+    }
+    drop(clients);
+    let status = gateway.wait_for_end();
+    assert!(status.success(), "{status}");
+    let flows = gateway.wait_for_flows(WAITING);
+    assert!(flows.iter().all(|flow| flow["outcome"] == "closed"), "{flows:#?}");
 }
 
 fn rotated_logs_are_reopened() {

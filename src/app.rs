@@ -45,7 +45,7 @@ use observe::ScrapeSources;
 use opened::{Opened, RunningFlowLog};
 use signals::{SignalAction, Signals};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -105,7 +105,8 @@ impl App {
         let in_force = ActiveConfig::new(&built, fallback);
         let auditor = Auditor::new(audit_log, Arc::clone(&in_force));
         let reconciler = ReconcilerThread::start(&config, &in_force, &ledger, &metrics.gateway().sock_diag)?;
-        let gateway = Arc::new(gateway_state(built.snapshot, &room, flow_log.as_ref(), &metrics));
+        let gateway =
+            Arc::new(gateway_state(built.snapshot, &room, worker_count, flow_log.as_ref(), &metrics));
         let untracked = UntrackedPools::new(&config.pools, clock::now());
         let readiness = Readiness::new();
         let network = NetworkThread::start(&gateway, &in_force, expected, listen.is_ipv6(), &readiness)?;
@@ -249,7 +250,8 @@ impl App {
         let deadline = Instant::now() + self.drain;
         let mut looks = interval(Duration::from_millis(50));
         let mut seconds = interval(Duration::from_secs(1));
-        while self.handles.gateway.flows.taken() > 0 {
+        let gateway = Arc::clone(&self.handles.gateway);
+        while gateway.accepting.load(Ordering::Acquire) > 0 || gateway.flows.taken() > 0 {
             tokio::select! {
                 _ = looks.tick() => {}
                 _ = seconds.tick() => {
@@ -263,7 +265,7 @@ impl App {
                 },
             }
         }
-        let left = self.handles.gateway.flows.taken();
+        let left = gateway.flows.taken();
         self.stage.send_replace(ShutdownPhase::Stopping);
         let result = self.workers.join();
         if let Some((_, thread)) = self.flow_log
@@ -283,6 +285,7 @@ impl App {
 fn gateway_state(
     snapshot: Snapshot,
     room: &DescriptorBudget,
+    workers: usize,
     flow_log: Option<&RunningFlowLog>,
     metrics: &Metrics,
 ) -> GatewayState {
@@ -293,6 +296,7 @@ fn gateway_state(
         table: Arc::new(FlowTable::new(flow_sinks(flow_log))),
         mismatches: AddressMismatchLog::default(),
         nobody: metrics.tenant(UNKNOWN_TENANT, None, false),
+        accepting: AtomicU32::new(u32::try_from(workers).unwrap_or(u32::MAX)),
         accept_errors: metrics.gateway().accept_errors.clone(),
         process: rand::random(),
         count: AtomicU64::new(0),

@@ -1,13 +1,11 @@
 //! Opens the listeners; errors name the remedy.
 
+use crate::gateway::BACKLOG;
 use crate::sys::failure::Failure;
 use crate::sys::listener;
 use crate::sys::liveness::Liveness;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-
-/// Length of the accept queue; the kernel caps it at net.core.somaxconn.
-const BACKLOG: i32 = 65_535;
 
 /// Error of opening a listener.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +57,7 @@ pub(super) fn transparent(
     }
     (0..workers)
         .map(|_| {
-            listener::open(address, BACKLOG, liveness, keeps_class)
+            listener::open(address, BACKLOG.into(), liveness, keeps_class)
                 .map_err(|error| explain(address, "listen", error))
         })
         .collect()

@@ -49,7 +49,7 @@ pub use policy_views::{CandidateView, PolicyViews};
 pub use recheck::RecheckSettings;
 pub use reevaluate::ReevaluationCounts;
 pub use refusal::PROBE_NAME;
-pub use server::{ShutdownPhase, run};
+pub use server::{BACKLOG, ShutdownPhase, run};
 pub use snapshot::{ResolveMeters, Snapshot, TenantRuntime};
 pub use unsteered_addresses::{NeverSteered, UnsteeredAddresses};
 pub use verification::address_refusal;

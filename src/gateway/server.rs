@@ -41,6 +41,9 @@ pub enum ShutdownPhase {
 /// Most connections accepted before live flows get their turn.
 const BATCH: usize = 32;
 
+/// Most connections that wait to be accepted by one worker; the kernel caps it at net.core.somaxconn.
+pub const BACKLOG: u16 = 65_535;
+
 /// Pause after `accept` failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -55,18 +58,22 @@ pub fn run(
     heartbeat: Heartbeat,
 ) -> io::Result<()> {
     EventLoop::run(async |event_loop| {
+        let accepting = AcceptingWorker(Arc::clone(&gateway));
         let listener = Listener::new(listener, &event_loop)?;
         let worker = Rc::new(Worker::new(gateway, settings, claim, event_loop));
         spawn(tick(Rc::clone(&worker), heartbeat));
         // If the sender is gone, so is the gateway.
         tokio::select! {
-            never = accept(&worker, listener, &mut connections) => match never {},
+            never = accept(&worker, &listener, &mut connections) => match never {},
             _ = stage.wait_for(|stage| *stage != ShutdownPhase::Running) => {}
         }
+        accept_waiting(&worker, &listener, &connections).await;
+        drop(listener);
         connections.close();
         while let Some(connection) = connections.drain_next().await {
             start_flow(&worker, connection).unwrap_or_else(|error| complain(&worker, &error));
         }
+        drop(accepting);
         // Live flows may finish.
         let _ = stage.wait_for(|stage| *stage == ShutdownPhase::Stopping).await;
         // Flows that still live are dropped with the loop, and both their ends are reset: a plain exit would look like
@@ -74,6 +81,15 @@ pub fn run(
         worker.opener.set_cut_off(Outcome::Drained);
         Ok(())
     })?
+}
+
+/// A worker that may still begin flows; counted until it is dropped.
+struct AcceptingWorker(Arc<GatewayState>);
+
+impl Drop for AcceptingWorker {
+    fn drop(&mut self) {
+        self.0.accepting.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// Turns on keepalive where it is due, and sends the heartbeat.
@@ -88,7 +104,11 @@ async fn tick(worker: Rc<Worker>, heartbeat: Heartbeat) {
 const TICK: Duration = Duration::from_millis(250);
 
 /// Accepts connections forever.
-async fn accept(worker: &Rc<Worker>, listener: Listener, connections: &mut ConnectionBalancer) -> Infallible {
+async fn accept(
+    worker: &Rc<Worker>,
+    listener: &Listener,
+    connections: &mut ConnectionBalancer,
+) -> Infallible {
     let mut passed_on = 0;
     loop {
         let taken = tokio::select! {
@@ -96,13 +116,28 @@ async fn accept(worker: &Rc<Worker>, listener: Listener, connections: &mut Conne
                 passed_on += 1;
                 start_flow(worker, connection).map(|()| passed_on % BATCH == 0)
             }
-            () = poll_fn(|cx| listener.poll_ready(cx)) => take_batch(worker, &listener, connections),
+            () = poll_fn(|cx| listener.poll_ready(cx)) => take_batch(worker, listener, connections),
         };
         match taken {
             // The new flows get their turn.
             Ok(true) => yield_now().await,
             Ok(false) => {}
             Err(error) => pause_after(worker, &error).await,
+        }
+    }
+}
+
+/// Accepts what waits before the listener closes: its clients count as connected, and a close would reset them without a record.
+async fn accept_waiting(worker: &Rc<Worker>, listener: &Listener, connections: &ConnectionBalancer) {
+    // Their events may not have been fetched.
+    listener.mark_ready();
+    // No more than a queue can hold, or clients that go on coming would keep the listener open.
+    for _ in 0..=usize::from(BACKLOG) / BATCH {
+        match take_batch(worker, listener, connections) {
+            Ok(true) => yield_now().await,
+            Ok(false) => return,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => return complain(worker, &error),
         }
     }
 }
@@ -218,10 +253,13 @@ mod tests {
     use crate::relay::IdleTimeouts;
     use crate::sys::addresses::LocalAddresses;
     use crate::sys::liveness::Liveness;
+    use crate::sys::stream;
     use arc_swap::ArcSwap;
     use metrics::Counter;
+    use std::collections::HashSet;
+    use std::net::TcpStream;
     use std::os::fd::OwnedFd;
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU32, AtomicU64};
     use std::sync::mpsc;
 
     fn size_of_future<A, B, C, D, F: Future>(_: fn(A, B, C, D) -> F) -> usize {
@@ -254,6 +292,7 @@ mod tests {
             table: Arc::new(FlowTable::new(vec![sink])),
             nobody: TenantMeters::new(1, TenantHandles::noop()),
             accept_errors: Counter::noop(),
+            accepting: AtomicU32::new(1),
             mismatches: AddressMismatchLog::default(),
             process: 0,
             count: AtomicU64::new(0),
@@ -293,6 +332,26 @@ mod tests {
         let [record] = &left[..] else { panic!("{left:?}") };
         assert_eq!((record.client.socket(), record.outcome), (peer, Outcome::GatewayFull));
         assert!(record.detail.is_some());
+    }
+
+    #[test]
+    fn waiting_connections_outlive_their_listener() {
+        const WAITING: usize = 3 * BATCH + 1;
+        let (gateway, records) = gateway();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        stream::prepare(&listener).unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> = (0..WAITING).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // The order to stop is there before the worker has seen any of them.
+        let (_stage, stage) = watch::channel(ShutdownPhase::Stopping);
+        let (claim, connections) =
+            (CellWriterClaim::all(1).remove(0), ConnectionBalancer::of_workers(1).remove(0));
+        let heartbeat = Heartbeat::default();
+        run(Arc::clone(&gateway), SETTINGS, claim, listener, connections, stage, heartbeat).unwrap();
+        let recorded: HashSet<_> = records.try_iter().map(|record| record.client.socket()).collect();
+        assert!(clients.iter().all(|client| recorded.contains(&client.local_addr().unwrap())));
+        assert_eq!((recorded.len(), gateway.accepting.load(Ordering::Acquire)), (WAITING, 0));
     }
 
     #[test]

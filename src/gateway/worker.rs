@@ -18,7 +18,7 @@ use std::fmt;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 /// State shared by all workers.
@@ -33,6 +33,8 @@ pub struct GatewayState {
     pub table: Arc<FlowTable>,
     /// Meters of flows of no tenant.
     pub nobody: TenantMeters,
+    /// Number of workers that may still begin flows.
+    pub accepting: AtomicU32,
     /// `egret_accept_errors_total`
     pub accept_errors: Counter,
     /// Sample of flows whose address was not one of their name's.

@@ -65,6 +65,11 @@ impl Listener {
         self.0.poll(cx, readiness::READABLE)
     }
 
+    /// Has the next accept ask the kernel, whatever events have come.
+    pub fn mark_ready(&self) {
+        self.0.set_ready(readiness::READABLE);
+    }
+
     /// Accepts the next connection: its socket, non-blocking, and its peer. [`io::ErrorKind::WouldBlock`] if none
     /// waits; only then is [`Self::poll_ready`] pending.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {

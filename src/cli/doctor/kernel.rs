@@ -107,7 +107,8 @@ fn has_tproxy(modules: &str, config: &str) -> bool {
 
 pub(super) fn migration() -> CheckFinding {
     const CHECK: &str = "tcp_migrate_req";
-    let why = "connections that wait for a worker are lost when it stops, though others still listen";
+    let why =
+        "handshakes under way with a worker are lost when it stops listening, though others still listen";
     match number("net/ipv4/tcp_migrate_req") {
         Some(1) => CheckFinding::ok(CHECK, "1"),
         Some(_) => CheckFinding::warn(CHECK, "0", why, Mend::run("sysctl -w net.ipv4.tcp_migrate_req=1")),
