@@ -44,7 +44,7 @@ pub fn wait_until_well(gateway: &Gateway<'_>) {
         (200, _) => Ok(()),
         other => Err(format!("{other:?}\n{}", gateway.stderr())),
     });
-    assert_eq!(gateway.metric("egret_steering_intact", &[]), 1);
+    gateway.wait_for_metric("egret_steering_intact", &[], |value| value == 1);
 }
 
 /// A configuration with one more address, of a network that is not steered.

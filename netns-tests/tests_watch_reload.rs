@@ -19,6 +19,7 @@ crate::trials! {
         changed_listener_port_awaits_restart,
         reload_to_missing_interface_is_refused,
         failed_renewal_is_repeated,
+        reload_taken_back_needs_no_renewal,
         reload_without_helper_names_the_command
 }
 
@@ -121,6 +122,37 @@ fn failed_renewal_is_repeated() {
         assert!(said.contains(words), "{said}");
         wait_until("another request", || request(&lab).exists());
         lab.must_steer("up", &path, rules);
+        wait_until_well(&gateway);
+    }
+}
+
+/// Rules of former files are reported until they are renewed, or the files are those again.
+fn reload_taken_back_needs_no_renewal() {
+    for (rules, repair) in
+        [(Rules::Iptables, "off"), (Rules::Nftables, "off"), (Rules::Iptables, "/no/such/folder")]
+    {
+        let lab = Lab::new();
+        let with = |ports: &str| Config {
+            steering_ports: ports.into(),
+            steering: format!("repair = \"{repair}\""),
+            gateway: grown(&lab).gateway,
+            ..config(&lab)
+        };
+        let files = Files::new(&with("[7000]"));
+        lab.must_steer("up", &files.config(), rules);
+        let gateway = Gateway::start(&lab, files);
+        let reload = |ports: &str| {
+            gateway.write(&with(ports).render(&gateway.flow_log()));
+            text(&gateway.egret(&["reload"]))
+        };
+        for ports in ["[7000, 7001]", "[7000, 7002]"] {
+            let said = reload(ports);
+            assert!(said.contains("is in force") && !said.contains("was renewed"), "{said}");
+            let said = complaint(&gateway);
+            assert!(said.contains("still those from before the last reload"), "{said}");
+        }
+        let said = reload("[7000]");
+        assert!(said.contains("is in force") && !said.contains("as root"), "{said}");
         wait_until_well(&gateway);
     }
 }

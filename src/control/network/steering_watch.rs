@@ -36,6 +36,13 @@ struct PendingRenewal {
     lost: bool,
 }
 
+/// Packet rules of a configuration that is no longer in force.
+struct FormerRules {
+    rules: BTreeSet<u64>,
+    /// The script that put them in place.
+    script: String,
+}
+
 pub(crate) struct SteeringWatch {
     expected: ExpectedNetwork,
     /// `None` if `[steering] watch` is off.
@@ -45,8 +52,8 @@ pub(crate) struct SteeringWatch {
     /// The findings of the last look.
     look: SteeringLook,
     renewing: Option<PendingRenewal>,
-    /// The packet rules of a former configuration, which a reload could not have replaced by its deadline.
-    outdated: Option<BTreeSet<u64>>,
+    /// The packet rules in place, while they are those of a former configuration.
+    outdated: Option<FormerRules>,
     /// The reason why the last look failed.
     blind: Option<String>,
     readiness: Readiness,
@@ -82,7 +89,13 @@ impl SteeringWatch {
         reply: SyncSender<SteeringRenewal>,
         deadline: Instant,
     ) {
-        let another = expected.script() != self.expected.script();
+        let (script, former) = (expected.script(), self.expected.script());
+        let fits_again = self.outdated.take_if(|outdated| outdated.script == script).is_some();
+        let another = script != former && !fits_again;
+        if another && !expected.other_listener && self.look.tells_renewal {
+            let rules = self.look.rules.clone();
+            self.outdated.get_or_insert(FormerRules { rules, script: former });
+        }
         if expected.repair != self.expected.repair {
             self.repairs = RepairRequests::new(expected.repair.clone());
         }
@@ -92,6 +105,9 @@ impl SteeringWatch {
         }
         self.expected = expected;
         let now = crate::clock::now();
+        if fits_again {
+            self.look(now);
+        }
         let answer = if self.expected.other_listener {
             SteeringRenewal::AtRestart
         } else if !another && !self.is_lost() {
@@ -132,8 +148,8 @@ impl SteeringWatch {
             Ok(look) => {
                 self.blind = None;
                 let before = std::mem::replace(&mut self.look, look);
+                self.end_renewal(now);
                 self.look_for_outdated();
-                self.begin_renewal(now);
                 let asked = self.request(now);
                 self.requests += u64::from(asked);
                 self.log_change(&before.lost, asked, now);
@@ -222,43 +238,36 @@ impl SteeringWatch {
         }
     }
 
-    fn begin_renewal(&mut self, now: Instant) {
+    /// Answers a reload whose steering is in place, or that has waited long enough.
+    fn end_renewal(&mut self, now: Instant) {
+        self.outdated.take_if(|outdated| outdated.rules.is_disjoint(&self.look.rules));
         let (lost, taken) = (self.is_lost(), self.repairs.is_taken());
         let Some(renewing) = &mut self.renewing else { return };
         renewing.lost |= lost;
         // An exemption that came or went is no renewal.
-        let is_new = renewing.lost
-            || if self.look.tells_renewal {
-                renewing.rules.is_disjoint(&self.look.rules)
-            } else {
-                renewing.rules != self.look.rules
-            };
-        let answer = match (taken && !lost && is_new, now >= renewing.deadline) {
+        let is_new = if self.look.tells_renewal {
+            renewing.lost || renewing.rules.is_disjoint(&self.look.rules)
+        } else {
+            renewing.lost || renewing.rules != self.look.rules
+        };
+        let answer = match (taken && !lost && is_new && self.outdated.is_none(), now >= renewing.deadline) {
             (true, _) => SteeringRenewal::Renewed,
             (false, true) => SteeringRenewal::Pending,
             (false, false) => return,
         };
-        if answer == SteeringRenewal::Pending && self.look.tells_renewal {
-            self.outdated = Some(renewing.rules.clone());
-        }
         let _ = renewing.reply.send(answer);
         self.renewing = None;
-        self.look_for_outdated();
     }
 
     /// Finds the rules of a former configuration lost as long as they are there, whatever that and the present one have in
-    /// common.
+    /// common. A reload that waits for new ones finds out for itself.
     fn look_for_outdated(&mut self) {
-        if self.outdated.as_ref().is_some_and(|rules| rules.is_disjoint(&self.look.rules)) {
-            self.outdated = None;
-        }
-        let fault = Lost {
-            part: Part::PacketRules,
-            what: "the packet rules are still those from before the last reload".to_owned(),
-            remedy: Remedy::Renew,
-        };
-        if self.outdated.is_some() && !self.look.lost.contains(&fault) {
-            self.look.lost.push(fault);
+        if self.outdated.is_some() && self.renewing.is_none() {
+            self.look.lost.push(Lost {
+                part: Part::PacketRules,
+                what: "the packet rules are still those from before the last reload".to_owned(),
+                remedy: Remedy::Renew,
+            });
         }
     }
 

@@ -129,10 +129,11 @@ fn exemption_is_no_renewal() {
         let deadline = now + Duration::from_secs(5);
         watch.renewing = Some(PendingRenewal { reply, deadline, rules: RULES.into(), lost: false });
         watch.look.rules = rules.iter().copied().collect();
-        watch.begin_renewal(now);
+        watch.end_renewal(now);
         assert_eq!(received.try_recv(), answer, "{rules:?}");
         watch.renewing = None;
-        watch.outdated = Some(RULES.into());
+        watch.outdated = Some(FormerRules { rules: RULES.into(), script: String::new() });
+        watch.end_renewal(now);
         watch.look_for_outdated();
         assert_eq!(watch.look.lost.is_empty(), answer.is_ok(), "{rules:?}");
     }
@@ -147,7 +148,7 @@ fn lost_parts_beside_an_obstacle_are_not_renewed() {
     let deadline = crate::clock::now();
     watch.renewing = Some(PendingRenewal { reply, deadline, rules: RULES.into(), lost: false });
     watch.look = SteeringLook { latent: vec![obstacle()], rules: [3].into(), ..lost() };
-    watch.begin_renewal(deadline);
+    watch.end_renewal(deadline);
     assert_eq!(received.try_recv(), Ok(SteeringRenewal::Pending));
 }
 
@@ -160,8 +161,9 @@ fn renewal_given_up_is_lost_at_once() {
     let deadline = crate::clock::now();
     watch.repairs.ask_now(deadline);
     watch.renewing = Some(PendingRenewal { reply, deadline, rules: RULES.into(), lost: false });
+    watch.outdated = Some(FormerRules { rules: RULES.into(), script: String::new() });
+    watch.end_renewal(deadline);
     watch.look_for_outdated();
-    watch.begin_renewal(deadline);
     assert_eq!(received.try_recv(), Ok(SteeringRenewal::Pending));
     assert_eq!(watch.look.lost.len(), 1, "{:?}", watch.look.lost);
     watch.request(deadline);
