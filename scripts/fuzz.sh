@@ -10,7 +10,7 @@ seconds=${1:-20}
 [[ $seconds =~ ^[1-9][0-9]*$ ]] || { echo "usage: scripts/fuzz.sh [SECONDS] [TARGET…]" >&2; exit 2; }
 shift || true
 targets=("$@")
-[[ ${#targets[@]} -gt 0 ]] || mapfile -t targets < <(ls fuzz/seeds)
+[[ ${#targets[@]} -gt 0 ]] || mapfile -t targets < <(basename -s .rs fuzz/fuzz_targets/*.rs)
 
 command -v c++ >/dev/null || command -v g++ >/dev/null ||
     { echo "fuzz.sh: libFuzzer is C++: install a C++ compiler (apt install g++)" >&2; exit 2; }
@@ -25,7 +25,10 @@ max_len() {
         *) echo "fuzz.sh: no target $1" >&2; return 2 ;;
     esac
 }
-for target in "${targets[@]}"; do max_len "$target" >/dev/null; done
+for target in "${targets[@]}"; do
+    max_len "$target" >/dev/null
+    [[ -d fuzz/seeds/$target ]] || { echo "fuzz.sh: no seeds for $target in fuzz/seeds" >&2; exit 2; }
+done
 
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/fuzz/target}
 host=$(rustc -vV | sed -n 's/^host: //p')

@@ -21,6 +21,9 @@ mount -t tmpfs -o mode=755 tmpfs /run
 # shellcheck source=scripts/boot/runbooks.sh
 . "$here/runbooks.sh"
 
+for name in $(compgen -A function scenario_); do
+    case " ${all_scenarios[*]} " in *" ${name#scenario_} "*) ;; *) fail "$name is not in all_scenarios" ;; esac
+done
 scenarios=(install_and_boot)
 if (($#)); then
     for name in "$@"; do

@@ -283,6 +283,7 @@ mod tests {
         ];
         let running = config("", "");
         let before = ConfigDigest::of(&running);
+        assert_eq!(changes.len(), before.settings.len());
         for ((header, change), (known, _)) in changes.into_iter().zip(before.settings) {
             assert_eq!(header, known);
             let mut read = running.clone();

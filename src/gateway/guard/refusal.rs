@@ -39,6 +39,8 @@ pub(in crate::gateway) fn outcome_of(unclear: Unclear) -> (Outcome, Option<&'sta
         Unclear::Malformed(Malformed { protocol: Protocol::Http, reason }) => {
             (Outcome::MalformedHttp, Some(reason))
         }
-        Unclear::Malformed(Malformed { reason, .. }) => (Outcome::MalformedTls, Some(reason)),
+        Unclear::Malformed(Malformed { protocol: Protocol::Tls | Protocol::Other, reason }) => {
+            (Outcome::MalformedTls, Some(reason))
+        }
     }
 }
