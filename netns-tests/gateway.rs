@@ -143,6 +143,12 @@ impl<'lab> Gateway<'lab> {
         self.wait_until_ready();
     }
 
+    /// Starts it again until it answers, ready or not.
+    pub fn start_again_unready(&mut self) {
+        self.child = spawn(self.lab, &self.files);
+        wait_until("the gateway to answer", || self.get("/healthz").is_ok());
+    }
+
     /// Starts it again as [`start_again`](Self::start_again), while the nth thread of its main thread cannot be made.
     pub fn start_again_without_thread(&mut self, nth: usize) {
         let run = self.files.run();

@@ -203,6 +203,19 @@ fn clients_interface_stays_steered() {
             gateway.start_again();
             assert_eq!(gateway.metric("egret_config_fallback", &[]), 1);
             passes();
+            // Also where a boot has steered by these files.
+            gateway.kill();
+            lab.must_steer("down", &path, rules);
+            lab.must_steer("up", &path, rules);
+            gateway.start_again_unready();
+            assert_eq!(gateway.metric("egret_config_fallback", &[]), 1);
+            let (_, said) = gateway.get("/readyz").unwrap();
+            assert!(said.contains(told), "{said}");
+            gateway.write(&config.render(&gateway.flow_log()));
+            lab.must_steer("up", &path, rules);
+            let said = gateway.egret(&["reload"]);
+            assert!(said.status.success(), "{}", text(&said));
+            passes();
         }
     }
 }

@@ -65,19 +65,21 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
     Err(refused)
 }
 
-/// Refuses what a reload refuses: interfaces that would cut off the clients of this machine, where it is steered. Not where
-/// no other configuration was in force last.
+/// Refuses what a reload refuses: interfaces that would cut off the clients of those that are steered, or were by the
+/// configuration that was in force last, since a boot may have steered others by these files. Not where no other was.
 fn keep_interfaces(
     loaded: &LoadedConfig,
     digest: u64,
     last_good: &LastGoodStore,
 ) -> Result<(), RefusedInterfaces> {
-    let was_in_force = last_good.others_than(None).first().is_none_or(|newest| newest.digest() == digest);
-    if was_in_force {
+    let Some(newest) = last_good.others_than(None).into_iter().next() else { return Ok(()) };
+    if newest.digest() == digest {
         return Ok(());
     }
+    let mut before = steered_interfaces();
+    before.extend(last_good.load(newest).into_iter().flat_map(|last| last.config.steering.interfaces));
     let params = steering_params(&loaded.config);
-    replace_interfaces(&steered_interfaces(), &params.interfaces, &params.sources)
+    replace_interfaces(&before, &params.interfaces, &params.sources)
 }
 
 /// Starts the gateway and runs it to its end. The outer result is that of the start, the inner one that of the run.

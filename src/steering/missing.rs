@@ -35,10 +35,10 @@ impl RefusedInterfaces {
     pub fn found(&self) -> String {
         match self {
             Self::Missing { missing, steered, .. } => format!(
-                "[steering] interfaces: this machine has no interface {missing}, and clients' packets are intercepted on {steered}"
+                "[steering] interfaces: this machine has no interface {missing}, and clients' packets were intercepted on {steered} so far"
             ),
             Self::LeftOut { interface, clients } => format!(
-                "[steering] interfaces: clients in {clients} arrive by {interface}, which is intercepted now and is not named any more"
+                "[steering] interfaces: clients in {clients} arrive by {interface}, which was intercepted so far and is not named any more"
             ),
         }
     }
