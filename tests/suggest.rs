@@ -380,3 +380,54 @@ fn other_protocols_are_suggested_with_key() {
     let page = text(&output.stdout);
     assert!(page.contains("# ports = [22]\n# other_protocols = \"allow\""), "{page}");
 }
+
+/// Acme has a deny rule by name, and here one by address.
+#[test]
+fn address_rules_take_effect_or_are_left_out() {
+    let mut log = Log::new();
+    let config = std::fs::read_to_string(log.path("egret.toml")).unwrap();
+    let denied = config + "[[tenant.deny]]\ncidrs = [\"198.51.100.9\"]\n";
+    std::fs::write(log.path("egret.toml"), denied).unwrap();
+    let to = |to, protocol, would_deny| Flow {
+        name: None,
+        protocol,
+        to,
+        would_deny: Some(would_deny),
+        ..Flow::to("a.example.org")
+    };
+    log.write(
+        "flows.jsonl",
+        &[
+            to("198.51.100.1:80", "http", "invalid_hostname"),
+            to("198.51.100.2:25", "other", "inspect_timeout"),
+            to("198.51.100.3:443", "tls", "malformed_tls"),
+            to("198.51.100.9:443", "tls", "denied_by_rule"),
+        ],
+    );
+    let proposal = log.json(&[]);
+    let addresses = |list: &str| {
+        let rows = proposal[list].as_array().unwrap().iter();
+        rows.map(|row| row["address"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses("beyond_rules"), ["198.51.100.1", "198.51.100.3"]);
+    assert_eq!(addresses("denied_now"), ["198.51.100.9"]);
+    let rules = proposal["by_address"].as_array().unwrap();
+    assert!(rules.len() == 1 && rules[0]["uninspected"] == true, "{rules:?}");
+    let output = log.suggest(&[]);
+    let page = text(&output.stdout);
+    assert!(page.contains("# ports = [25]\n# inspect = \"none\""), "{page}");
+    assert!(page.contains("give that rule `ports`"), "{page}");
+}
+
+/// The address is public by every file, and was on a link of the gateway's.
+#[test]
+fn names_at_private_links_are_not_suggested() {
+    let mut log = Log::new();
+    let to =
+        |name| Flow { would_deny: Some("destination_private"), to: "198.51.100.8:443", ..Flow::to(name) };
+    log.write("flows.jsonl", &[to("known.example.org"), to("new.example.org")]);
+    let proposal = log.json(&[]);
+    assert_eq!(rules(&proposal), Vec::<String>::new());
+    let private = proposal["private"].as_array().unwrap();
+    assert_eq!((private.len(), &proposal["allowed_already"]), (2, &0.into()), "{private:?}");
+}

@@ -3,16 +3,20 @@
 //! Evidence are flows that passed, allowed or in monitor mode, and that the server answered. Denied flows are listed
 //! and never suggested: pasting the output must not allow what an attacker tried.
 
+mod by_address;
 mod proposal;
 mod seen;
 mod text;
+mod trial;
+mod unsuggested;
 
 use super::flow_log::{self, LogError, LogFiles, ReadProgress};
 use super::output::{json_page, print};
 use crate::clock;
 use crate::config::Config;
-use crate::policy::TenantSpec;
+use crate::policy::{ConnectedNetworks, TenantSpec};
 use crate::units::parse_duration;
+use ipnet::IpNet;
 use jiff::Timestamp;
 use proposal::Proposal;
 use seen::{LogLine, TenantLog};
@@ -85,7 +89,9 @@ fn suggest(config: &Config, options: &SuggestOptions) -> Result<Proposal, Sugges
         seen.evidence.damaged_files += u64::from(!whole);
     }
     progress.done();
-    let private = config.private(Arc::default()).and_sources_of(&config.tenants);
+    let connected = ConnectedNetworks::default();
+    connected.replace(seen.private.iter().copied().map(IpNet::from), &[]);
+    let private = config.private(Arc::new(connected)).and_sources_of(&config.tenants);
     Ok(Proposal::new(tenant, &private, seen, options.all)?)
 }
 

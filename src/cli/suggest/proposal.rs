@@ -1,18 +1,17 @@
 //! Derives rules from observed flows, and tests them on a copy of the policy.
 
+use super::by_address::{AddressRule, NamelessTargets};
 use super::seen::{LogEvidence, SeenTarget, Tallies, TargetTally, TenantLog};
+use super::trial::{compile, deny_reasons, permitted};
+use super::unsuggested::UnsuggestedTarget;
 use crate::addr::PortRange;
-use crate::hostname::{AskedName, HostPattern, Hostname};
+use crate::hostname::{HostPattern, Hostname};
 use crate::outcome::Outcome;
-use crate::policy::{
-    ClientInspection, CompileError, FlowFacts, Inspection, Policy, PrivateNetworks, RuleEffect, RuleSpec,
-    TenantRules, TenantSpec,
-};
+use crate::policy::{CompileError, PrivateNetworks, RuleEffect, RuleSpec, TenantRules, TenantSpec};
 use jiff::Timestamp;
 use psl::{List, Psl as _};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Least number of names below one parent for offering a wildcard.
@@ -32,12 +31,14 @@ pub(super) struct Proposal {
     pub(super) rules: Vec<SuggestedRule>,
     /// Names that passed, but that a rule by name would not reach, because their address is private.
     pub(super) private: Vec<UnsuggestedTarget>,
-    /// Names that passed, and that a deny rule denies now.
+    /// Targets that passed, and that a deny rule denies now.
     pub(super) denied_now: Vec<UnsuggestedTarget>,
     /// Targets that passed, but that no server answered.
     pub(super) unanswered: Vec<UnsuggestedTarget>,
     /// Flows without a name.
     pub(super) by_address: Vec<AddressRule>,
+    /// Targets without a name that passed in monitor mode, and that no rule by address lets out.
+    pub(super) beyond_rules: Vec<UnsuggestedTarget>,
     /// Denied targets, the most frequent first.
     pub(super) denied: Vec<UnsuggestedTarget>,
 }
@@ -73,32 +74,6 @@ pub(super) struct Wildcard {
     pub(super) opens_for_example: Vec<Hostname>,
 }
 
-/// Addresses dialled without a name on one port.
-#[derive(Debug, Serialize)]
-pub(super) struct AddressRule {
-    pub(super) port: u16,
-    /// True if it needs `other_protocols = "allow"`: its flows are neither TLS nor HTTP, and a deny rule goes by name, or
-    /// encrypted hellos are denied.
-    pub(super) other_protocols: bool,
-    pub(super) addresses: Vec<IpAddr>,
-    pub(super) flows: u64,
-    pub(super) last: Timestamp,
-}
-
-/// A target that is listed but not suggested.
-#[derive(Debug, Serialize)]
-pub(super) struct UnsuggestedTarget {
-    /// Name; `null` if the client sent none.
-    pub(super) name: Option<Hostname>,
-    /// Address of the last flow.
-    pub(super) address: IpAddr,
-    pub(super) port: u16,
-    pub(super) flows: u64,
-    pub(super) last: Timestamp,
-    /// Outcome of the last flow.
-    pub(super) outcome: Option<Outcome>,
-}
-
 impl Proposal {
     /// With `all`, includes targets that the policy already allows.
     pub(super) fn new(
@@ -128,7 +103,8 @@ impl Proposal {
         let (mut out_of_reach, mut denied_now) = (Vec::new(), Vec::new());
         names.retain(|(name, port), tally| {
             let what = SeenTarget::Name(name.clone());
-            match deny_reason(&trial, AskedName::Valid(name.clone()), tally) {
+            let reason = deny_reasons(&trial, &what, tally).next();
+            match reason {
                 None => return true,
                 Some(Outcome::DestinationPrivate) => {
                     out_of_reach.push(UnsuggestedTarget::new(what, *port, tally));
@@ -143,6 +119,8 @@ impl Proposal {
             rule.wildcards = around.wildcards(rule);
         }
         let trial = compile(with_rules(spec, &rules), private)?;
+        let nameless = NamelessTargets::new(addresses, spec, private)?;
+        denied_now.extend(nameless.denied_now);
         Ok(Self {
             tenant: spec.name.clone(),
             evidence,
@@ -151,38 +129,11 @@ impl Proposal {
             private: out_of_reach,
             denied_now,
             unanswered,
-            by_address: by_address(addresses, &*compile(everywhere(spec), private)?),
+            by_address: nameless.rules,
+            beyond_rules: nameless.beyond_rules,
             denied: still_denied(&trial, denied),
         })
     }
-}
-
-impl UnsuggestedTarget {
-    fn new(what: SeenTarget, port: u16, tally: &TargetTally) -> Self {
-        let name = if let SeenTarget::Name(name) = what { Some(name) } else { None };
-        let TargetTally { flows, last, to, outcome, .. } = *tally;
-        Self { name, address: to.ip(), port, flows, last, outcome }
-    }
-}
-
-fn compile(spec: TenantSpec, private: &PrivateNetworks) -> Result<Arc<TenantRules>, CompileError> {
-    let spec = TenantSpec { sources: Vec::new(), ..spec };
-    Ok(Arc::clone(&Policy::compile(&[spec], private.clone())?.tenants()[0]))
-}
-
-fn permitted(tenant: &TenantRules, what: &SeenTarget, tally: &TargetTally) -> bool {
-    let asked = match what {
-        SeenTarget::Name(name) => AskedName::Valid(name.clone()),
-        SeenTarget::Address(_) if tally.other_protocol => AskedName::Unread,
-        SeenTarget::Address(_) => AskedName::Absent,
-    };
-    deny_reason(tenant, asked, tally).is_none()
-}
-
-/// Reason why the rules would deny such a flow, whatever the tenant's mode.
-fn deny_reason(tenant: &TenantRules, name: AskedName, tally: &TargetTally) -> Option<Outcome> {
-    let seen = ClientInspection::Asked { name, ech: false, unframed: false };
-    tenant.judge(&FlowFacts::new(tally.to, Inspection::First(&seen), tally.last)).deny_reason()
 }
 
 /// Returns the tenant with the rules added.
@@ -299,31 +250,6 @@ impl<'n> Surroundings<'n> {
         let on_one_port = denied().map(Vec::len).max().unwrap_or_default();
         (some.len().max(on_one_port), some)
     }
-}
-
-/// The tenant with an allow rule for every address.
-fn everywhere(spec: &TenantSpec) -> TenantSpec {
-    let mut spec = spec.clone();
-    spec.rules.push(RuleSpec::new("everywhere", RuleEffect::Allow));
-    spec
-}
-
-/// `everywhere`: the tenant with a rule by address that covers all of them.
-fn by_address(seen: Vec<(IpAddr, u16, TargetTally)>, everywhere: &TenantRules) -> Vec<AddressRule> {
-    let takes_key = |tally: &TargetTally| {
-        let reason = deny_reason(everywhere, AskedName::Unread, tally);
-        tally.other_protocol && reason == Some(Outcome::UnknownProtocol)
-    };
-    let mut rules: BTreeMap<(u16, bool), AddressRule> = BTreeMap::new();
-    for (address, port, tally) in seen {
-        let other_protocols = takes_key(&tally);
-        let new = AddressRule { port, other_protocols, addresses: Vec::new(), flows: 0, last: tally.last };
-        let rule = rules.entry((port, other_protocols)).or_insert(new);
-        rule.addresses.push(address);
-        rule.flows += tally.flows;
-        rule.last = rule.last.max(tally.last);
-    }
-    rules.into_values().collect()
 }
 
 /// Targets that stay denied with the suggested rules, the most frequent first.

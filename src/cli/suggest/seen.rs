@@ -7,7 +7,7 @@ use crate::outcome::Outcome;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 /// Most targets of each kind, passed and denied; some 200 bytes each. Needed because clients choose names; only reached
@@ -32,7 +32,23 @@ pub(super) struct LogLine<'l> {
     would_deny: Option<Cow<'l, str>>,
     #[serde(borrow)]
     outcome: Cow<'l, str>,
+    #[serde(default, borrow)]
+    address_check: Option<Cow<'l, str>>,
     connect_ms: Option<f64>,
+}
+
+impl LogLine<'_> {
+    /// The denial that monitor mode waived, or that was made.
+    fn denied_as(&self) -> Option<Outcome> {
+        let word = self.would_deny.as_deref().unwrap_or(&self.outcome);
+        Outcome::named(word).filter(|outcome| outcome.is_denial())
+    }
+
+    /// True if the address dialled was private.
+    fn is_private(&self) -> bool {
+        let was_resolved = self.address_check.as_deref() == Some("resolved");
+        self.denied_as() == Some(Outcome::DestinationPrivate) && !was_resolved
+    }
 }
 
 /// A client's target: a name, or an address without a name.
@@ -65,8 +81,38 @@ pub(super) struct TargetTally {
     pub(super) to: OriginalDestination,
     /// Outcome of the last flow.
     pub(super) outcome: Option<Outcome>,
-    /// One of them was neither TLS nor HTTP.
-    pub(super) other_protocol: bool,
+    /// Bytes that clients sent in place of a name; each kind once, none for a name.
+    pub(super) sent: Vec<SentInstead>,
+}
+
+/// Bytes in which a client asks for no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SentInstead {
+    /// TLS or HTTP that names nothing.
+    Nothing,
+    /// Neither TLS nor HTTP.
+    OtherProtocol,
+    /// TLS or HTTP with a name that is no hostname.
+    NoHostname,
+    /// Nothing that can be judged: the denial that monitor mode waived, or that was made.
+    Unclear(Outcome),
+}
+
+impl SentInstead {
+    fn of(line: &LogLine<'_>) -> Self {
+        match line.denied_as() {
+            Some(Outcome::InvalidHostname) => Self::NoHostname,
+            Some(
+                denied @ (Outcome::InspectTimeout
+                | Outcome::HelloTooLarge
+                | Outcome::MalformedTls
+                | Outcome::MalformedHttp
+                | Outcome::HelloChanged),
+            ) => Self::Unclear(denied),
+            _ if line.protocol.as_deref() == Some("other") => Self::OtherProtocol,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 /// Amount and use of the data read.
@@ -106,6 +152,8 @@ pub(super) struct TenantLog {
     pub(super) evidence: LogEvidence,
     pub(super) passed: Tallies,
     pub(super) denied: Tallies,
+    /// Addresses to which names did not lead because they were private, as some are of the gateway's own links, which no file tells.
+    pub(super) private: HashSet<IpAddr>,
 }
 
 impl TenantLog {
@@ -116,6 +164,7 @@ impl TenantLog {
             evidence: LogEvidence::default(),
             passed: HashMap::new(),
             denied: HashMap::new(),
+            private: HashSet::new(),
         }
     }
 
@@ -159,10 +208,14 @@ impl TenantLog {
         evidence.first = Some(evidence.first.map_or(line.time, |first| first.min(line.time)));
         evidence.last = Some(evidence.last.map_or(line.time, |last| last.max(line.time)));
         let full = tallies.len() >= MOST;
+        let sent = what.name().is_none().then(|| SentInstead::of(line));
         let key = (what, to.port());
         if full && !tallies.contains_key(&key) {
             evidence.beyond_bound += 1;
             return;
+        }
+        if line.is_private() && self.private.len() < MOST {
+            self.private.insert(to.ip());
         }
         let new = TargetTally {
             flows: 0,
@@ -171,12 +224,12 @@ impl TenantLog {
             last: line.time,
             to,
             outcome: None,
-            other_protocol: false,
+            sent: Vec::new(),
         };
         let tally = tallies.entry(key).or_insert(new);
         tally.flows += 1;
         tally.answered += u64::from(line.connect_ms.is_some());
-        tally.other_protocol |= line.protocol.as_deref() == Some("other");
+        tally.sent.extend(sent.filter(|sent| !tally.sent.contains(sent)));
         tally.would_deny += u64::from(line.would_deny.is_some());
         if line.time >= tally.last {
             tally.last = line.time;

@@ -1,7 +1,8 @@
 //! A suggestion as TOML: rules that are safe to paste, everything else as comments.
 
-use super::proposal::{Proposal, SuggestedRule, UnsuggestedTarget, Wildcard};
+use super::proposal::{Proposal, SuggestedRule, Wildcard};
 use super::seen::LogEvidence;
+use super::unsuggested::UnsuggestedTarget;
 use jiff::Timestamp;
 use std::fmt::{Display, Write as _};
 
@@ -28,6 +29,12 @@ pub(super) fn render(proposal: &Proposal) -> String {
         "Not suggested: private addresses, which a rule by name does not reach. If they are meant, add `cidrs`:",
     );
     rows(&mut text, &proposal.denied_now, "Not suggested: a deny rule of today denies them.");
+    rows(
+        &mut text,
+        &proposal.beyond_rules,
+        "Not suggested: no rule by address lets them out. What they sent is malformed, or no hostname where a deny rule by name\n\
+         # covers address and port: give that rule `ports`, or have the clients send a hostname.",
+    );
     rows(&mut text, &proposal.unanswered, "Not suggested: no server ever answered.");
     write_by_address(&mut text, proposal);
     let denied = &proposal.denied;
@@ -142,10 +149,12 @@ fn write_by_address(text: &mut String, proposal: &Proposal) {
             "# [[tenant.allow]]\n# cidrs = [{}]\n# ports = [{}]{}",
             addresses.join(", "),
             rule.port,
-            if rule.other_protocols {
-                "\n# other_protocols = \"allow\"  # because a deny rule goes by name, or `ech` is \"deny\""
-            } else {
-                ""
+            match (rule.uninspected, rule.other_protocols) {
+                (true, _) =>
+                    "\n# inspect = \"none\"  # because the clients sent nothing until `[inspect] deadline`",
+                (false, true) =>
+                    "\n# other_protocols = \"allow\"  # because a deny rule goes by name, or `ech` is \"deny\"",
+                (false, false) => "",
             }
         );
     }

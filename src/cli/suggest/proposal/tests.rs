@@ -10,7 +10,7 @@ fn tally() -> TargetTally {
         last: Timestamp::UNIX_EPOCH,
         to: crate::addr::OriginalDestination::tcp("198.51.100.7:443".parse().unwrap()),
         outcome: None,
-        other_protocol: false,
+        sent: Vec::new(),
     }
 }
 
