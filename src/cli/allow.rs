@@ -5,10 +5,9 @@ mod edit;
 use super::doctor::PROBE_NAME;
 use super::flow_log::Recorded;
 use super::output::print;
-use super::past_flow::{FAILED, FlowOptions, PastFlow, PastFlowError};
+use super::past_flow::{self, FAILED, FlowOptions, PastFlow, PastFlowError};
 use crate::admin::{CANARY_REMEDY, ExplainReport};
 use crate::config::{self, Config};
-use crate::control::Explainer;
 use crate::hostname::HostPattern;
 use crate::outcome::Outcome;
 use crate::policy::{RuleEffect, RuleSpec};
@@ -67,12 +66,14 @@ fn is_for_bytes(denied: Outcome) -> bool {
 }
 
 /// True if configuration files alone decide on the denial, so that files that allow the flow are not in force yet.
-pub(super) fn is_by_files(denied: Outcome) -> bool {
-    can_help(denied)
+pub(super) fn is_by_files(record: &Recorded, denied: Outcome) -> bool {
+    let is_of_rules = can_help(denied)
+        || record.was_silent()
         || matches!(
             denied,
             Outcome::UnknownTenant | Outcome::DestinationLocal | Outcome::EchDenied | Outcome::DeniedByRule
-        )
+        );
+    is_of_rules && !record.was_resolved()
 }
 
 /// The reason why no rule helps a flow that the files allow; `None` if a reload may.
@@ -84,12 +85,12 @@ fn beyond_rules(record: &Recorded) -> Option<String> {
         ));
     }
     let detail = record.detail.as_deref().map(|detail| format!(" ({detail})")).unwrap_or_default();
-    (!is_by_files(denied)).then(|| {
-        format!(
-            "the configuration allows this flow, and no rule helps against {denied}{detail}: {}",
-            denied.remedy()
-        )
-    })
+    let why = if record.was_resolved() {
+        "the configuration allows this flow where its client dialled it, but not where its name led:"
+    } else {
+        "the configuration allows this flow, and no rule helps against"
+    };
+    (!is_by_files(record, denied)).then(|| format!("{why} {denied}{detail}: {}", denied.remedy()))
 }
 
 /// A flow from the log, and the decision of the configuration on it.
@@ -123,10 +124,11 @@ pub fn run(main: &Path, config: &Config, options: &AllowOptions) -> ExitCode {
             eprintln!("egret allow: {why}");
             return ExitCode::from(1);
         }
-        return print(
-            "The configuration already allows this flow. If the gateway still denies it, run `egret reload`.\n",
-            0,
+        let still = if flow.record.was_waived() { "would still deny it" } else { "still denies it" };
+        let text = format!(
+            "The configuration already allows this flow. If the gateway {still}, run `egret reload`.\n"
         );
+        return print(&text, 0);
     }
     let addition = match addition(config, &flow.record, &flow.now) {
         Ok(addition) => addition,
@@ -200,8 +202,7 @@ fn addition(config: &Config, record: &Recorded, now: &ExplainReport) -> Result<A
         ));
     }
     let takes_key = is_other && left == Some(Outcome::UnknownProtocol);
-    let was_silent = name.is_none() && record.outcome() == Some(Outcome::InspectTimeout);
-    let key = if was_silent {
+    let key = if record.was_silent() {
         UNINSPECTED
     } else if takes_key {
         OTHER_PROTOCOLS
@@ -231,7 +232,9 @@ fn addition(config: &Config, record: &Recorded, now: &ExplainReport) -> Result<A
 fn liftable_denial(record: &Recorded, now: &ExplainReport) -> Result<Outcome, String> {
     let denied = now.would_deny.as_ref().or(now.outcome.as_ref());
     match denied.and_then(|denied| Outcome::named(&denied.name)) {
-        Some(denied) if can_help(denied) => Ok(denied),
+        Some(denied) if can_help(denied) || record.was_silent() && denied == Outcome::InspectTimeout => {
+            Ok(denied)
+        }
         Some(denied) => {
             let by = now.rule.as_deref().map(|rule| format!(" (rule {rule})")).unwrap_or_default();
             Err(format!("an allow rule does not help against {denied}{by}: {}", denied.remedy()))
@@ -260,8 +263,7 @@ fn denied_with(
             spec.rules.clear();
         }
     }
-    let explainer = Explainer::new(&config).map_err(|error| error.to_string())?;
-    let told = explainer.explain(&record.question()).map_err(|error| error.to_string())?;
+    let told = past_flow::explain(&config, record).map_err(|error| error.to_string())?;
     let denied = told.would_deny.or(told.outcome);
     Ok(denied.and_then(|denied| Outcome::named(&denied.name)))
 }
@@ -270,6 +272,9 @@ fn denied_with(
 /// Nothing is written if the file of tests cannot be read, for it is replaced as a whole, or if a file would then say anything
 /// beside the addition.
 fn write(main: &Path, flow: &DeniedFlow, addition: &Addition, tests: &Path) -> Result<PathBuf, String> {
+    config::load(main).map_err(|report| {
+        format!("the configuration files have errors already, so nothing was changed; correct them first:\n{report}")
+    })?;
     let known = match crate::files::read_text(tests, crate::files::ALL_TEXT) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         known => known.map_err(|error| format!("{}: {error}; nothing was changed", tests.display()))?,
@@ -309,8 +314,7 @@ fn write(main: &Path, flow: &DeniedFlow, addition: &Addition, tests: &Path) -> R
 
 fn allows_now(main: &Path, flow: &DeniedFlow) -> Result<(), String> {
     let loaded = config::load(main).map_err(|report| format!("the configuration is refused:\n{report}"))?;
-    let explainer = Explainer::new(&loaded.config).map_err(|error| error.to_string())?;
-    let now = explainer.explain(&flow.record.question()).map_err(|error| error.to_string())?;
+    let now = past_flow::explain(&loaded.config, &flow.record).map_err(|error| error.to_string())?;
     if now.is_let_out() { Ok(()) } else { Err("the flow is still denied".to_owned()) }
 }
 

@@ -1,15 +1,20 @@
 //! A past flow from the flow log, and the decision of a configuration on it.
 
 use super::flow_log::{LogError, LogFiles, Recorded, find};
-use crate::admin::ExplainReport;
+use crate::admin::{ExplainReport, ExplainedOutcome};
 use crate::config::{Config, FlowLogTarget};
 use crate::control::Explainer;
 use crate::flow::FlowId;
+use crate::outcome::Outcome;
+use crate::policy::AddressOwner;
 use serde_json::Value;
 use std::process::ExitCode;
 
 /// The exit code if something could not be read or written.
 pub(super) const FAILED: u8 = 2;
+
+/// The reason why an address was private that is public by the files.
+const OF_THE_GATEWAY: &str = "in a network of one of the gateway's own links, which no file tells, or was private by the files of then";
 
 /// Arguments that select a flow.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,6 +74,39 @@ impl PastFlow {
 
     /// Explains the decision of a configuration on the same flow.
     pub(super) fn explain(&self, config: &Config) -> Result<ExplainReport, PastFlowError> {
-        Ok(Explainer::new(config)?.explain(&self.record.question())?)
+        explain(config, &self.record)
+    }
+}
+
+/// Explains the decision of a configuration on a flow of the log. Beside the files it goes by what the record proves: that the
+/// address dialled was private, and that the client said nothing.
+pub(super) fn explain(config: &Config, record: &Recorded) -> Result<ExplainReport, PastFlowError> {
+    let private = record.private_address();
+    let mut told = Explainer::with_link_address(config, private)?.explain(&record.question())?;
+    if let Some(address) = private
+        && told.private == Some(AddressOwner::Connected(address.into()).to_string())
+    {
+        told.private = Some(OF_THE_GATEWAY.to_owned());
+    }
+    if record.was_silent() && told.inspected && told.is_let_out() {
+        deny_silent(&mut told, config);
+    }
+    Ok(told)
+}
+
+/// Turns a permit for what the client might have asked into the denial of one that says nothing until the deadline.
+fn deny_silent(told: &mut ExplainReport, config: &Config) {
+    let denied = Outcome::InspectTimeout;
+    let denied = ExplainedOutcome {
+        name: denied.as_str().to_owned(),
+        meaning: denied.meaning().to_owned(),
+        remedy: denied.remedy().to_owned(),
+    };
+    if told.mode.as_deref() == Some("monitor") {
+        told.would_deny = Some(denied);
+    } else {
+        told.allowed = false;
+        told.help = config.help.as_deref().map(ToOwned::to_owned);
+        (told.rule, told.pool, told.outcome) = (None, None, Some(denied));
     }
 }

@@ -145,37 +145,34 @@ fn write_outcome(text: &mut String, record: &Recorded, now: Option<&JudgedNow<'_
     let meaning = |outcome: Option<Outcome>| outcome.map_or("", Outcome::meaning);
     let word = record.outcome_word();
     let _ = writeln!(text, "outcome  {word}{detail}: {}", meaning(record.outcome()));
-    match record.denied_as() {
-        Some(denied) if record.outcome() != Some(denied) => {
-            let _ = writeln!(
-                text,
-                "         monitor mode waived the denial that enforce mode would make, {denied}: {}",
-                denied.meaning()
-            );
+    let Some(denied) = record.denied_as() else { return };
+    if record.was_waived() {
+        let _ = writeln!(
+            text,
+            "         monitor mode waived the denial that enforce mode would make, {denied}: {}",
+            denied.meaning()
+        );
+    }
+    // Its remedy is the line after it.
+    if denied != Outcome::NotAllowed {
+        let _ = writeln!(text, "         {}", denied.remedy());
+    }
+    let Some(JudgedNow { report, by, can_be_allowed }) = now else { return };
+    if record.canary {
+        if let Some(remedy) = canary_remedy(report.is_let_out(), Some(denied)) {
+            let _ = writeln!(text, "         {remedy}");
         }
-        Some(denied) => {
-            // Its remedy is the line after it.
-            if denied != Outcome::NotAllowed {
-                let _ = writeln!(text, "         {}", denied.remedy());
-            }
-            let Some(JudgedNow { report, by, can_be_allowed }) = now else { return };
-            if record.canary {
-                if let Some(remedy) = canary_remedy(report.is_let_out(), Some(denied)) {
-                    let _ = writeln!(text, "         {remedy}");
-                }
-            } else if *can_be_allowed {
-                let id = &record.flow;
-                let _ = writeln!(text, "         `egret allow {id}` writes the rule that would allow it");
-            } else if report.is_let_out() && super::allow::is_by_files(denied) {
-                let _ = writeln!(
-                    text,
-                    "         {} would allow it now; if the gateway still denies it, {}",
-                    by.as_str(),
-                    by.remedy()
-                );
-            }
-        }
-        None => {}
+    } else if *can_be_allowed {
+        let id = &record.flow;
+        let _ = writeln!(text, "         `egret allow {id}` writes the rule that would allow it");
+    } else if report.is_let_out() && super::allow::is_by_files(record, denied) {
+        let still = if record.was_waived() { "would still deny it" } else { "still denies it" };
+        let _ = writeln!(
+            text,
+            "         {} would allow it now; if the gateway {still}, {}",
+            by.as_str(),
+            by.remedy()
+        );
     }
 }
 
@@ -185,15 +182,7 @@ mod tests {
 
     #[test]
     fn unanswered_dial_has_not_left() {
-        let told = |connect: &str, outcome: &str| {
-            let line = format!(
-                r#"{{"time":"2026-01-01T00:00:00Z","flow":"00c0ffee-1f","tenant":"acme","client":"10.0.1.5:40000",
-                "destination":"198.51.100.7:443","hostname":null,"denied_hostname":null,"protocol":"tls","rule":"api","verdict":"allow",
-                "would_deny":"not_allowed","outcome":"{outcome}","detail":null,"source":"203.0.113.16:5000","bytes_up":0,"bytes_down":0,
-                "duration_ms":1.5,"connect_ms":{connect}}}"#
-            );
-            text(&serde_json::from_str(&line).unwrap(), None)
-        };
+        let told = |connect: &str, outcome: &str| told(connect, outcome, "not_allowed");
         assert!(told("null", "connect_timeout").contains("tried    from 203.0.113.16:5000\n"));
         assert!(told("1.5", "closed").contains("left     from 203.0.113.16:5000\n"));
         let denied = told("null", "ports_exhausted");
@@ -201,5 +190,21 @@ mod tests {
             denied.contains("monitor mode waived the denial that enforce mode would make, not_allowed: "),
             "{denied}"
         );
+    }
+
+    #[test]
+    fn waived_denial_has_its_remedy() {
+        let waived = told("1.5", "closed", "inspect_timeout");
+        assert!(waived.contains(Outcome::InspectTimeout.remedy()), "{waived}");
+    }
+
+    fn told(connect: &str, outcome: &str, would_deny: &str) -> String {
+        let line = format!(
+            r#"{{"time":"2026-01-01T00:00:00Z","flow":"00c0ffee-1f","tenant":"acme","client":"10.0.1.5:40000",
+                "destination":"198.51.100.7:443","hostname":null,"denied_hostname":null,"protocol":"tls","rule":"api","verdict":"allow",
+                "would_deny":"{would_deny}","outcome":"{outcome}","detail":null,"source":"203.0.113.16:5000","bytes_up":0,"bytes_down":0,
+                "duration_ms":1.5,"connect_ms":{connect}}}"#
+        );
+        text(&serde_json::from_str(&line).unwrap(), None)
     }
 }

@@ -17,10 +17,11 @@ use crate::gateway::{CandidateView, EffectiveRules, Snapshot, UnsteeredAddresses
 use crate::hostname::{AskedName, NotAHostname};
 use crate::outcome::Outcome;
 use crate::policy::{
-    self, CheckResults, ClientInspection, CompileError, Explanation, FlowFacts, Inspection, Judgement,
-    MatchFinding, Policy, TenantRules,
+    self, CheckResults, ClientInspection, CompileError, ConnectedNetworks, Explanation, FlowFacts,
+    Inspection, Judgement, MatchFinding, Policy, TenantRules,
 };
 use crate::sys::addresses::LocalAddresses;
+use ipnet::IpNet;
 use std::collections::BTreeMap;
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -64,7 +65,14 @@ pub struct Explainer<'c> {
 impl<'c> Explainer<'c> {
     /// Compiles the policy once, for any number of queries.
     pub fn new(config: &'c Config) -> Result<Self, CompileError> {
-        let policy = Policy::compile(&config.tenants, config.private(Arc::default()))?;
+        Self::with_link_address(config, None)
+    }
+
+    /// The same where this address is known to be of a network of the gateway's own links, which files do not tell.
+    pub fn with_link_address(config: &'c Config, address: Option<IpAddr>) -> Result<Self, CompileError> {
+        let connected = ConnectedNetworks::default();
+        connected.replace(address.map(IpNet::from), &[]);
+        let policy = Policy::compile(&config.tenants, config.private(Arc::new(connected)))?;
         // Pools of its own, so that every port is free.
         let pools = Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()));
         let networks = config.pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect();

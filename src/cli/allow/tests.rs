@@ -60,6 +60,14 @@ impl Site {
         DeniedFlow::find(&config, &options).unwrap()
     }
 
+    /// The same flow, which monitor mode let pass.
+    fn waived(self, denied: &str) -> Self {
+        let log = fs::read_to_string(self.path("flows.jsonl")).unwrap();
+        let (made, waived) = (format!("\"{denied}\""), format!("\"closed\",\"would_deny\":\"{denied}\""));
+        fs::write(self.path("flows.jsonl"), log.replace(&made, &waived)).unwrap();
+        self
+    }
+
     fn addition(&self) -> Result<Addition, String> {
         let DeniedFlow { record, now } = self.flow();
         addition(&config::load(&self.main()).unwrap().config, &record, &now)
@@ -148,6 +156,75 @@ fn protocol_key_is_added_beside_denied_names() {
 fn silent_clients_get_a_rule_without_inspection() {
     let text = Site::new("10.0.2.5", "null", "198.51.100.7:5432", "inspect_timeout").written();
     assert!(text.ends_with("inspect = \"none\"\n"), "{text}");
+}
+
+/// Monitor mode changes nothing about the rule.
+#[test]
+fn waived_denials_get_the_same_rule() {
+    for (client, hostname, destination, denied) in [
+        ("10.0.2.5", "null", "198.51.100.7:5432", "inspect_timeout"),
+        ("10.0.2.5", "null", "198.51.100.7:80", "invalid_hostname"),
+        ("10.0.2.5", "null", "198.51.100.7:443", "no_hostname"),
+        ("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "not_allowed"),
+        ("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "destination_private"),
+        ("10.0.1.5", r#""evil.example.org""#, "198.51.100.7:443", "denied_by_rule"),
+        ("10.0.1.5", "null", "198.51.100.7:80", "malformed_http"),
+    ] {
+        let site = || Site::new(client, hostname, destination, denied);
+        let told = |site: Site| site.addition().map(|Addition { rule, test, .. }| rule + &test);
+        assert_eq!(told(site()), told(site().waived(denied)), "{denied}");
+    }
+}
+
+/// The files allow whoever speaks to that address.
+#[test]
+fn inspected_rule_lets_no_silent_client_out() {
+    let site = Site::new("10.0.2.5", "null", "198.51.100.7:5432", "inspect_timeout");
+    let config = fs::read_to_string(site.main()).unwrap();
+    fs::write(site.main(), config + "[[tenant.allow]]\ncidrs = [\"198.51.100.0/24\"]\n").unwrap();
+    let site = site.waived("inspect_timeout");
+    assert!(!site.flow().now.is_let_out() && site.flow().now.help.is_none());
+    assert!(site.written().ends_with("inspect = \"none\"\n"));
+    assert!(site.flow().now.is_let_out() && beyond_rules(&site.flow().record).is_none());
+}
+
+/// By the files alone the address is public, so that a rule by name would do.
+#[test]
+fn address_of_a_link_takes_networks() {
+    let site = Site::new("10.0.2.5", r#""api.example.org""#, "198.51.100.7:443", "destination_private");
+    let config = fs::read_to_string(site.main()).unwrap();
+    fs::write(site.main(), config + "[[tenant.allow]]\nhosts = [\"api.example.org\"]\n").unwrap();
+    let DeniedFlow { now, .. } = site.flow();
+    assert!(now.private.is_some_and(|why| why.contains("own links")));
+    let text = site.written();
+    assert!(
+        text.ends_with("hosts = [\"api.example.org\"]\ncidrs = [\"198.51.100.7/32\"]\nports = [443]\n"),
+        "{text}"
+    );
+    assert!(site.flow().now.is_let_out());
+}
+
+/// Files do not tell the addresses to which a name was resolved.
+#[test]
+fn reload_is_no_remedy_for_resolved_addresses() {
+    let site = Site::new("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "destination_private");
+    let log = fs::read_to_string(site.path("flows.jsonl")).unwrap();
+    let resolved = log.replace("\"protocol\"", "\"address_check\":\"resolved\",\"protocol\"");
+    fs::write(site.path("flows.jsonl"), resolved).unwrap();
+    site.written();
+    let why = beyond_rules(&site.flow().record).unwrap_or_default();
+    assert!(site.flow().now.is_let_out() && why.contains("where its name led"), "{why}");
+}
+
+#[test]
+fn broken_files_are_not_blamed_on_rules() {
+    let site = Site::new("10.0.1.5", r#""api.example.org""#, "198.51.100.7:443", "not_allowed");
+    let (flow, addition) = (site.flow(), site.addition().unwrap());
+    let broken = fs::read_to_string(site.main()).unwrap() + "colour = \"red\"\n";
+    fs::write(site.main(), &broken).unwrap();
+    let why = write(&site.main(), &flow, &addition, &site.path(TESTS)).unwrap_err();
+    assert!(why.contains("have errors already") && why.contains("colour"), "{why}");
+    assert_eq!(fs::read_to_string(site.main()).unwrap(), broken);
 }
 
 /// Acme has a deny rule by name, which might be meant.

@@ -34,6 +34,8 @@ pub(in crate::cli) struct Recorded {
     /// Time until the server answered; `None` if it did not.
     #[serde(default)]
     pub(in crate::cli) connect_ms: Option<f64>,
+    #[serde(default)]
+    address_check: Option<String>,
     /// True if a candidate decided.
     #[serde(default)]
     pub(in crate::cli) canary: bool,
@@ -73,6 +75,27 @@ impl Recorded {
     pub(in crate::cli) fn denied_as(&self) -> Option<Outcome> {
         let denied = self.would_deny.as_deref().and_then(Outcome::named);
         denied.or(self.outcome().filter(|outcome| outcome.is_denial()))
+    }
+
+    /// True if it was denied because the client sent nothing that can be inspected; perhaps its server speaks first.
+    pub(in crate::cli) fn was_silent(&self) -> bool {
+        self.denied_as() == Some(Outcome::InspectTimeout) && self.name().is_none()
+    }
+
+    /// True if the denial may be about an address that the name was resolved to, which no file tells.
+    pub(in crate::cli) fn was_resolved(&self) -> bool {
+        self.address_check.as_deref() == Some("resolved")
+    }
+
+    /// True if the denial, if there is one, was waived by monitor mode.
+    pub(in crate::cli) fn was_waived(&self) -> bool {
+        self.would_deny.is_some()
+    }
+
+    /// The address dialled, if a rule by name was not to lead to it.
+    pub(in crate::cli) fn private_address(&self) -> Option<IpAddr> {
+        let denied = self.denied_as() == Some(Outcome::DestinationPrivate) && !self.was_resolved();
+        denied.then(|| self.destination.ip())
     }
 
     /// The query that has the same flow explained.
