@@ -1,9 +1,11 @@
 //! Doctor with other programs' packet rules: it names the rule that drops packets, with a cure that works. How steering was put
 //! in place has no bearing on that, unless a test says so.
 
-use crate::doctor::{assert_named, assert_passes, assert_told, config, no_obstacle, obstacle, packets};
+use crate::doctor::{
+    assert_named, assert_passes, assert_told, config, no_obstacle, obstacle, packets, passes,
+};
 use crate::gateway::Rules;
-use crate::lab::Lab;
+use crate::lab::{Family, Lab};
 use crate::wait::{wait_for, wait_until};
 
 crate::trials! {
@@ -12,6 +14,7 @@ crate::trials! {
         cloud_image_input_rules_are_named,
         ufw_rules_are_named,
         nftables_service_table_is_named,
+        input_policies_spare_neighbour_discovery,
         reverse_path_rule_in_later_hook_is_named,
         output_firewall_is_named,
         reject_of_requests_is_named,
@@ -87,6 +90,32 @@ table inet filter {
 RULES",
         &["table inet filter, chain input, rule `policy drop` (nftables.service's, /etc/nftables.conf)"],
     );
+}
+
+/// The cure holds once the machine has to look for its IPv6 neighbours again.
+fn input_policies_spare_neighbour_discovery() {
+    const BY_NFTABLES: &str = "nft -f - <<'RULES'
+table inet filter {
+  chain input {
+    type filter hook input priority filter; policy drop;
+    iif lo accept
+    ct state established,related accept
+  }
+}
+RULES";
+    const BY_IP6TABLES: &str = "ip6tables -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+         ip6tables -P INPUT DROP";
+    for (put, rules) in [(BY_NFTABLES, Rules::Iptables), (BY_IP6TABLES, Rules::Nftables)] {
+        let lab = Lab::new();
+        let gateway = lab.start_steered_gateway(&config(), rules);
+        let forget = || lab.gateway.shell("ip -6 neigh flush all");
+        lab.gateway.shell(put);
+        forget();
+        assert!(!passes(&lab, Family::V6), "traffic passes in spite of it");
+        assert_named(&lab, &gateway.config(), &["neighbour discovery ends at input", "policy drop"]);
+        forget();
+        assert!(passes(&lab, Family::V6), "the cure: {put}");
+    }
 }
 
 fn reverse_path_rule_in_later_hook_is_named() {

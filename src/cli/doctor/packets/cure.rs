@@ -173,6 +173,9 @@ impl Cure<'_> {
                 }
             }
         }
+        if !self.v4 && end.hook != Hook::Forward {
+            rules.extend(neighbour_discovery(&insert));
+        }
         rules
     }
 
@@ -222,6 +225,11 @@ impl Cure<'_> {
                     rules.push(format!("{insert} {ip} daddr {pool} {too_big} accept"));
                 }
             }
+        }
+        let v6 = end.family != "ip" && (!self.v4 || self.pools(both).any(|pool| pool.addr().is_ipv6()));
+        if v6 && end.hook != Hook::Forward {
+            let types = NEIGHBOUR_DISCOVERY.map(|(_, nft)| nft).join(", ");
+            rules.push(format!("{insert} 'icmpv6 type {{ {types} }} accept'"));
         }
         rules
     }
@@ -289,8 +297,17 @@ impl Cure<'_> {
             }
         }
         for pool in self.pools(true).filter(|_| self.leg == Leg::Pool) {
-            let family = family(&pool);
-            rules.push(format!("firewall-cmd {zone} --add-rich-rule='rule family={family} destination address={pool} protocol value=tcp accept'"));
+            let too_big = if pool.addr().is_ipv4() { "fragmentation-needed" } else { "packet-too-big" };
+            let to = format!("rule family={} destination address={pool}", family(&pool));
+            for what in ["protocol value=tcp", &format!("icmp-type name={too_big}")] {
+                rules.push(format!("firewall-cmd {zone} --add-rich-rule='{to} {what} accept'"));
+            }
+        }
+        // Zones accept ICMP, except those with the target DROP.
+        for (name, _) in NEIGHBOUR_DISCOVERY.into_iter().filter(|_| !self.v4) {
+            rules.push(format!(
+                "firewall-cmd {zone} --add-rich-rule='rule family=ipv6 icmp-type name={name} accept'"
+            ));
         }
         rules
     }
@@ -313,6 +330,21 @@ fn behind_ours(tool: &str, table: &str, builtin: &str) -> (Vec<String>, &'static
         Some(0) => (Vec::new(), " 2"),
         Some(_) => (vec!["systemctl restart egret-steering".to_owned()], " 2"),
     }
+}
+
+/// Types of ICMPv6 without which IPv6 finds no neighbour and no router (RFC 4890, section 4.4.1), as ip6tables and firewalld
+/// call them, and as nft does.
+const NEIGHBOUR_DISCOVERY: [(&str, &str); 4] = [
+    ("router-solicitation", "nd-router-solicit"),
+    ("router-advertisement", "nd-router-advert"),
+    ("neighbour-solicitation", "nd-neighbor-solicit"),
+    ("neighbour-advertisement", "nd-neighbor-advert"),
+];
+
+/// Rules of ip6tables that accept them; `insert` is the command without the match.
+pub(super) fn neighbour_discovery(insert: &str) -> impl Iterator<Item = String> {
+    let rule = move |(name, _)| format!("{insert} -p ipv6-icmp -m icmp6 --icmpv6-type {name} -j ACCEPT");
+    NEIGHBOUR_DISCOVERY.into_iter().map(rule)
 }
 
 /// A pool is for answers, not for new connections.

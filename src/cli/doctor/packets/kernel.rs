@@ -1,6 +1,6 @@
 //! Everything that drops packets outside the packet filter.
 
-use super::cure::{Cure, Leg};
+use super::cure::{Cure, Leg, neighbour_discovery};
 use super::evidence::{ConnectionEvidence, LossCause, LostPart};
 use super::probe::Spot;
 use super::routes;
@@ -95,11 +95,8 @@ fn unresolved(spot: &Spot) -> LossCause {
         let found = format!("{address} gets no neighbour advertisement for {own} on {device}");
         return LossCause {
             found,
-            cure: Mend::run(
-                "ip6tables -I INPUT -p ipv6-icmp --icmpv6-type neighbour-solicitation -j ACCEPT; \
-                 ip6tables -I INPUT -p ipv6-icmp --icmpv6-type neighbour-advertisement -j ACCEPT",
-            )
-            .and("neighbour discovery has to pass in and out (RFC 4890)"),
+            cure: Mend::run(neighbour_discovery("ip6tables -I INPUT").collect::<Vec<_>>().join("; "))
+                .and("neighbour discovery has to pass in and out (RFC 4890)"),
         };
     }
     for name in ["arp_ignore", "arp_filter"] {

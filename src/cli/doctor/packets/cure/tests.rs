@@ -81,7 +81,9 @@ fn every_cure_runs_in_a_shell() {
 /// A whole interface's TCP includes ssh to the gateway.
 #[test]
 fn no_cure_opens_a_whole_interface() {
-    const LIMITS: [&str; 9] = [
+    const LIMITS: [&str; 11] = [
+        "icmpv6-type",
+        "icmpv6 type",
         "--mark",
         "meta mark",
         "--dport",
@@ -103,4 +105,26 @@ fn no_cure_opens_a_whole_interface() {
             }
         });
     }
+}
+
+/// A firewall that drops what is not named takes neighbour discovery with the SYN, and one cure has to do.
+#[test]
+fn ipv6_cures_let_neighbour_discovery_pass() {
+    all(&params(web()), |end, leg, commands| {
+        let is_v6 = end.family == "ip6" || end.family == "inet";
+        let takes_it = [Hook::Input, Hook::Output].contains(&end.hook);
+        if is_v6 && takes_it && end.owner != RuleOwner::Firewalld {
+            for [iptables, nft] in [
+                ["neighbour-solicitation", "nd-neighbor-solicit"],
+                ["neighbour-advertisement", "nd-neighbor-advert"],
+                ["router-advertisement", "nd-router-advert"],
+            ] {
+                assert!(
+                    commands.contains(iptables) || commands.contains(nft),
+                    "{end:?}, {leg:?}: {commands}"
+                );
+            }
+        }
+        assert!(end.family != "ip" || !commands.contains("icmpv6 type"), "{commands}");
+    });
 }
