@@ -226,6 +226,9 @@ fn promote(socket: &Path, yes: bool, force: bool) -> Result<ExitCode, AskError> 
         }
         return Ok(ExitCode::from(REFUSED));
     }
+    for finding in &answer.findings {
+        eprintln!("{finding}");
+    }
     Ok(print(&(written.told() + &reload::said("promoted", &answer)), 0))
 }
 

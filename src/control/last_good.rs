@@ -132,9 +132,9 @@ impl LastGoodStore {
         self.problem.clone()
     }
 
-    /// Stores a configuration atomically. A failure is logged, and mentioned by readiness.
-    pub(crate) fn keep(&self, kept: KeepReason, texts: &Texts) {
-        let Some(folder) = &self.folder else { return };
+    /// Stores a configuration atomically. A failure is logged, mentioned by readiness, and returned.
+    pub(crate) fn keep(&self, kept: KeepReason, texts: &Texts) -> Option<String> {
+        let folder = self.folder.as_ref()?;
         let files: io::Result<_> = texts
             .iter()
             .map(|file| {
@@ -156,7 +156,8 @@ impl LastGoodStore {
         if let Some(problem) = &problem {
             tracing::error!("{problem}");
         }
-        self.problem.set(problem);
+        self.problem.set(problem.clone());
+        problem
     }
 
     /// `None` if nothing is kept, or for another main file.

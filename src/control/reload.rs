@@ -285,10 +285,10 @@ impl Reloader {
         self.rechecks.order(judged);
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
-        self.last_good.keep(KeepReason::InForce, &texts);
+        let unkept = self.last_good.keep(KeepReason::InForce, &texts);
         let steering = self.network.expect(expected);
         let unproved_start = self.in_force.fallback().is_some();
-        Ok(ReloadSummary { difference, steering, warnings, judged, unproved_start })
+        Ok(ReloadSummary { difference, steering, warnings, judged, unproved_start, unkept })
     }
 }
 

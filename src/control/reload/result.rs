@@ -17,6 +17,8 @@ pub(super) struct ReloadSummary {
     pub(super) judged: ReevaluationCounts,
     /// The gateway still runs on what it started with in place of the files, since only a restart can change it.
     pub(super) unproved_start: bool,
+    /// The reason why it could not be kept as a fallback, which the log has already.
+    pub(super) unkept: Option<String>,
 }
 
 impl ReloadSummary {
@@ -134,6 +136,7 @@ pub(super) fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) 
         Ok(reloaded @ ReloadSummary { difference, warnings, judged, .. }) => {
             let mut findings = lines(warnings);
             findings.extend(reloaded.note());
+            findings.extend(reloaded.unkept.clone());
             (Some(difference.clone()), *judged, findings)
         }
         Err(error) => {
@@ -152,5 +155,25 @@ pub(super) fn answer(result: &Result<ReloadSummary, ReloadError>, config: &str) 
         unproved,
         steering,
         findings,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_tells_that_nothing_was_kept() {
+        let summary = |unkept: Option<&str>| ReloadSummary {
+            difference: ConfigDifference::default(),
+            steering: SteeringRenewal::Unneeded,
+            warnings: Vec::new(),
+            judged: ReevaluationCounts::default(),
+            unproved_start: false,
+            unkept: unkept.map(str::to_owned),
+        };
+        let told = answer(&Ok(summary(Some("no space left"))), "00c0ffee");
+        assert!(told.reloaded && told.findings == ["no space left"], "{told:?}");
+        assert!(answer(&Ok(summary(None)), "00c0ffee").findings.is_empty());
     }
 }
