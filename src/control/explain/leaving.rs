@@ -68,8 +68,16 @@ impl ExplainInputs<'_> {
             (UsageSource::Files(..), _) => networks.iter().any(|network| pool.drain_leaves(network)),
         };
         let client_family = Family::of(client.ip());
-        let has_client_family =
-            pool.addresses.iter().any(|network| Family::of(network.addr()) == client_family);
+        // Clients of a family without one are refused before the handshake, or will be in a moment.
+        let has_client_family = match &self.state {
+            UsageSource::Live(snapshot, _) => {
+                snapshot.tenants[tenant.index].pool.available(client_family).next().is_some()
+            }
+            UsageSource::Files(..) => {
+                let mut networks = pool.addresses.iter().filter(|network| pool.drain_leaves(network));
+                networks.any(|network| Family::of(network.addr()) == client_family)
+            }
+        };
         let share = pool.shares.iter().find(|share| share.tenant == tenant.name);
         let SourceUse { source, in_use, tenant_ports, refusal: by_share, drain } = source_use;
         let explained = ExplainedPool {

@@ -1,14 +1,24 @@
 //! Explanations of single flows.
 
 use super::*;
+use crate::addr::SourceAddr;
+use crate::control::snapshot;
+use crate::egress::SourceState;
+use crate::telemetry::Metrics;
+use crate::verify::VerifierCapacity;
 
 /// A configuration of one tenant with this rule.
 fn config(rule: &str) -> Config {
+    config_of("\"203.0.113.16\"]", rule)
+}
+
+/// The same, with a pool of these addresses and what follows them.
+fn config_of(addresses: &str, rule: &str) -> Config {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("egret.toml");
-    let text = "[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16\"]\n\
-                [[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n[[tenant.allow]]\n";
-    std::fs::write(&path, format!("{text}{rule}\n")).unwrap();
+    let text = "[resolver]\nservers = [\"127.0.0.1\"]\n[steering]\ninterfaces = [\"ens6\"]\n[[pool]]\nname = \"p\"\n";
+    let tenant = "[[tenant]]\nname = \"acme\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n[[tenant.allow]]\n";
+    std::fs::write(&path, format!("{text}addresses = [{addresses}\n{tenant}{rule}\n")).unwrap();
     crate::config::load(&path).unwrap_or_else(|report| panic!("{report}")).config
 }
 
@@ -66,4 +76,40 @@ fn remedy_names_no_made_up_address() {
     assert!(told(&query).contains("-connect example.org:443 -servername example.org"), "{}", told(&query));
     let known = ExplainQuery { address: Some("192.0.2.7".parse().unwrap()), ..query };
     assert!(told(&known).contains("-connect 192.0.2.7:443 -servername example.org"), "{}", told(&known));
+}
+
+const BY_NAME: &str = "hosts = [\"example.org\"]\ndestination = \"resolve\"";
+const BOTH_FAMILIES: &str = "\"203.0.113.16\", \"2001:db8:100::1\"]\n";
+
+/// Its name would lead out by IPv6, but the client's connection is refused.
+#[test]
+fn drained_family_of_the_client_denies() {
+    for (drained, leaves) in [("203.0.113.16", false), ("2001:db8:100::1", true)] {
+        let config = config_of(&format!("{BOTH_FAMILIES}drain = [\"{drained}\"]"), BY_NAME);
+        let told = Explainer::new(&config).unwrap().explain(&query("https://example.org")).unwrap();
+        assert_eq!(told.allowed, leaves, "{drained}: {told:?}");
+    }
+}
+
+#[tokio::test]
+async fn live_answer_knows_drained_families() {
+    let config = config_of(BOTH_FAMILIES, BY_NAME);
+    for (drained, leaves) in [("203.0.113.16", false), ("2001:db8:100::1", true)] {
+        let pools = Pools::new(&config.pools, &[], &Arc::new(Ledger::new()));
+        let metrics = Arc::new(Metrics::new(clock::wall(), 1).0);
+        let capacity = VerifierCapacity::new(64, 64);
+        let snapshot = snapshot::build(&config, &pools, &metrics, &capacity, None).unwrap();
+        pools.set_state(SourceAddr::new(drained.parse().unwrap()), SourceState::Draining).unwrap();
+        let inputs = ExplainInputs {
+            pools: &config.pools,
+            policy: &snapshot.policy,
+            unsteered: &snapshot.unsteered,
+            steered: &config.steering.ports,
+            help: None,
+            state: UsageSource::Live(&snapshot, &RefusedFamilies::default()),
+            lists_rules: false,
+        };
+        let told = inputs.explain(&query("https://example.org")).unwrap();
+        assert_eq!(told.allowed, leaves, "{drained}: {told:?}");
+    }
 }
