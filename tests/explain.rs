@@ -349,3 +349,32 @@ fn urls_are_explained() {
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&told["hostname"], &told["port"]), (&"api.stripe.com".into(), &443.into()));
 }
+
+/// The gateway enforces since then, though the clock was set back.
+#[test]
+fn ended_monitoring_counts_for_files_too() {
+    const DATE: &str = "2999-01-01T00:00:00Z";
+    let monitored = CONFIG.replacen(
+        "[[tenant.allow]]",
+        &format!("mode = \"monitor\"\nmonitor_until = \"{DATE}\"\n[[tenant.allow]]"),
+        1,
+    );
+    let files = Files::new();
+    let main = files.write("egret.toml", &monitored);
+    for (kept, mode) in [(None, "monitor"), (Some(DATE), "enforce")] {
+        if let Some(date) = kept {
+            files.write("monitor-ended", date);
+        }
+        let mut egret = Command::new(env!("CARGO_BIN_EXE_egret"));
+        egret
+            .args(["explain", "--from", "10.0.1.5", "--to", "x.example.org", "--json", "--config"])
+            .arg(&main);
+        let output = egret.env("STATE_DIRECTORY", main.parent().unwrap()).output().unwrap();
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&told["mode"], &told["allowed"]),
+            (&mode.into(), &(mode == "monitor").into()),
+            "{told:#}"
+        );
+    }
+}

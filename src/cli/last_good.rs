@@ -4,8 +4,9 @@ use super::config_path::DEFAULT_CONFIG;
 use super::findings::CheckFinding;
 use super::mend::Mend;
 use super::{journal, steering};
+use crate::clock;
 use crate::config::{self, Config, ConfigReport};
-use crate::control::{LastGoodStore, steering_params};
+use crate::control::{LastGoodStore, last_monitor_end, steering_params};
 use crate::files::access_remedy;
 use crate::steering::RefusedInterfaces;
 use nix::errno::Errno;
@@ -82,7 +83,12 @@ fn broken(path: &Path, first: &str, is_hidden: bool) -> CheckFinding {
 }
 
 /// Loads the files, or the last good configuration with a warning. The error is the report on the files.
+///
+/// A `monitor_until` that has come for the gateway is past from now on, also where the clock was set back.
 pub(super) fn load(path: &Path) -> Result<UsableConfig, ConfigReport> {
+    if let Some(date) = last_monitor_end(&state_folder()) {
+        clock::note_reached(date);
+    }
     match config::load(path) {
         Ok(loaded) => Ok(UsableConfig { config: loaded.config, refusal: None }),
         Err(report) => {
