@@ -42,6 +42,7 @@ pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
                 let mut unreadable = service_user::unreadable(config, is_the_services, files());
                 if is_the_services {
                     unreadable.extend(sandbox::hidden(files()));
+                    unreadable.extend(sandbox::unwritable(config, &loaded.config));
                 }
                 loaded.warnings.extend(unreadable);
             }

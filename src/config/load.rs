@@ -16,7 +16,7 @@ use super::table::TomlTable;
 use super::tenants::{PoolDraft, TenantDraft};
 use super::texts::Texts;
 use super::value_types::{NestedType, ValueType};
-use super::{cross_checks, dead_rules, ech_names, other_protocols, sections, shares};
+use super::{cross_checks, dead_rules, ech_names, other_protocols, plain_http, sections, shares};
 use crate::policy::EchPolicy;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -173,6 +173,7 @@ fn finish(
         ech_names::check(&tenant, out);
         dead_rules::check(&tenant, pools.get(&*tenant.spec.pool), &steered, &comparisons, out);
         other_protocols::check(&tenant, &steered, &comparisons, out);
+        plain_http::check(&tenant, &steered, out);
         if tenant.limits != TenantLimits::default() {
             config.limits.insert(Arc::clone(&tenant.spec.name), tenant.limits);
         }

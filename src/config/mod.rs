@@ -22,6 +22,7 @@ mod nearest;
 mod network_types;
 mod other_protocols;
 mod path_types;
+mod plain_http;
 mod policy_folder;
 mod public_suffix;
 mod read_budget;

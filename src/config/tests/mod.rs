@@ -5,6 +5,7 @@ mod dead_rules;
 mod files;
 mod mistakes;
 mod other_protocols;
+mod plain_http;
 mod repeats;
 mod soup;
 
