@@ -22,7 +22,7 @@ pub struct ExplainOptions {
     /// The client's address
     #[arg(long, value_name = "ADDRESS", value_parser = parse_address)]
     pub from: IpAddr,
-    /// Target of the client: a URL, a name or an address, with a port unless it is 443 or the URL's scheme says it
+    /// Target of the client: a URL, a name or an address, with a port unless it is 443 or the URL's scheme says it. For certificates, port 80 is taken for plain HTTP and any other for TLS, whatever the scheme
     #[arg(long, value_name = "URL|NAME[:PORT]|ADDRESS[:PORT]")]
     pub to: ClientTarget,
     /// The address that the client dials for the name
