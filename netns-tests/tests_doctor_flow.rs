@@ -6,6 +6,7 @@ use crate::gateway::Gateway;
 use crate::lab::{Family, Host, Lab, Tenant};
 use crate::namespace::text;
 use crate::rollout::Rollout;
+use crate::traffic::pass;
 use crate::wait::wait_until;
 use serde_json::Value;
 use std::io::Read as _;
@@ -18,6 +19,7 @@ crate::trials! {
         doctor_tells_servers_that_say_nothing,
         doctor_fails_where_flows_cannot_leave;
     once:
+        doctor_fails_where_gateway_cannot_serve,
         doctor_finds_what_drops_monitored_flows,
         doctor_tells_frozen_gateways,
         doctor_names_the_canary_uncounted
@@ -100,6 +102,20 @@ fn doctor_fails_by_the_flows_outcome(family: Family) {
     let (_, found) = followed(&lab, &gateway, to);
     let cure = failed(&found)[0]["mend"].as_str().unwrap();
     assert_eq!(cure, format!("ip route del blackhole {}/{length}", to.ip()));
+}
+
+fn doctor_fails_where_gateway_cannot_serve() {
+    let lab = Lab::new();
+    let own = with_socket(&lab);
+    let gateway = lab.start_gateway(&Config { alpha_tenant: "limits = { flows = 1 }".into(), ..own });
+    let to = Host::Raw.at(Family::V4, 7000);
+    let server = lab.listen(Host::Raw, Family::V4, 7000);
+    let client = lab.connect(Tenant::Alpha, server.address());
+    pass(&client, &server.accept(), b"hello");
+    assert_fails(&lab, &gateway, to, "flow", "ended as tenant_flow_limit");
+    let (ok, found) = packets(&lab, &gateway.config());
+    let said = |finding: &&Value| finding["found"].as_str().unwrap().contains("ended as tenant_flow_limit");
+    assert!(!ok && failed(&found).iter().any(said), "{found:#?}");
 }
 
 fn doctor_fails_where_flows_cannot_leave(family: Family) {

@@ -32,6 +32,7 @@ mod shown;
 mod spot;
 mod stand_in;
 mod trace;
+mod unserved;
 mod verdict;
 mod way_out;
 

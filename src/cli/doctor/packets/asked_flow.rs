@@ -7,6 +7,7 @@ use super::exchange::{Patience, ProbeExchange, TooBig};
 use super::fate::{beyond_gateway, denied, is_refused, is_waiting, own_fault, silent_beyond_gateway};
 use super::legs::failure;
 use super::request::told;
+use super::unserved;
 use super::verdict::{explained, verdict};
 use super::way_out::WayOut;
 use crate::admin::ProbedFlow;
@@ -100,6 +101,10 @@ impl<'a> AskedFlow<'a> {
             Ok(()) | Err(_) => found.push(CheckFinding::ok("answer", told(&answer.bytes))),
         }
         found.extend(self.verdict(flow.as_ref()));
+        if flow.is_none() {
+            let who = format!("{} to {}", self.caller.spot.address, self.server);
+            found.extend(unserved::by_answer("flow", &who, &answer.bytes));
+        }
         let refused = flow.filter(|flow| failed.is_some() && is_refused(flow));
         let ends = refused.as_ref().and_then(|flow| flow.dialled.zip(flow.source));
         let cause = ends
@@ -116,14 +121,14 @@ impl<'a> AskedFlow<'a> {
         WayOut { params: self.params, server, source: source.ip() }
     }
 
-    /// The verdict on such flows; and where this flow was denied in spite of it, its end.
+    /// The verdict on such flows; and where this flow was denied in spite of it, or could not be served, its end.
     fn verdict(&self, flow: Option<&ProbedFlow>) -> Vec<CheckFinding> {
         let report = self
             .socket
             .and_then(|socket| explained(socket, self.caller.spot.address, &self.name, self.server));
-        let Some(report) = report else { return Vec::new() };
-        let contrary = flow.and_then(|flow| denied(flow, report.allowed));
-        std::iter::once(verdict(&report)).chain(contrary).collect()
+        let allowed = report.as_ref().is_some_and(|report| report.allowed);
+        let contrary = flow.and_then(|flow| denied(flow, allowed));
+        report.as_ref().map(verdict).into_iter().chain(contrary).collect()
     }
 }
 

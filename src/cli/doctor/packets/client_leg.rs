@@ -3,8 +3,8 @@
 use super::caller::Caller;
 use super::cure::{Cure, Leg};
 use super::evidence::{LossCause, LostPart};
-use super::exchange::Patience;
-use super::fate::silent_beyond_gateway;
+use super::exchange::{Patience, ProbeExchange};
+use super::fate::{denied, silent_beyond_gateway};
 use super::legs::{failure, success};
 use super::ports::listed;
 use super::probe::Spot;
@@ -12,8 +12,9 @@ use super::request::{PADDING, PROBE_NAME, http};
 use super::routes;
 use super::shown::{family_name, names};
 use super::spot;
+use super::unserved;
 use crate::cli::doctor::TenantClients;
-use crate::cli::findings::CheckFinding;
+use crate::cli::findings::{CheckFinding, FindingLevel};
 use crate::steering::SteeringParams;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -65,20 +66,21 @@ impl ClientLeg<'_> {
                 return Tried::Done(self.no_way(&found));
             }
         };
-        let mut passed = String::new();
+        let mut passed = None;
         for (place, port) in (1..).zip(self.ports) {
             // The kernel remembers a smaller MTU, and large packets are to stay large.
             let is_last = place == self.ports.len();
             match self.try_port(&mut caller, *port, is_last) {
-                Ok(success) => passed = success,
+                Ok(finding) if finding.level != FindingLevel::Ok => return Tried::Done(finding),
+                Ok(finding) => passed = Some(finding),
                 Err(lost) => return Tried::Lost(Box::new(LostAttempt { caller, port: *port, lost })),
             }
         }
-        Tried::Done(CheckFinding::ok(Leg::Client.check(), passed))
+        Tried::Done(passed.unwrap_or_else(|| CheckFinding::ok(Leg::Client.check(), "no port to try")))
     }
 
-    /// The success in words, or what was lost. A filter may drop the handshake to documentation addresses alone.
-    fn try_port(&self, caller: &mut Caller, port: u16, tell_too_big: bool) -> Result<String, LostPart> {
+    /// The finding of packets that passed, or what was lost. A filter may drop the handshake to documentation addresses alone.
+    fn try_port(&self, caller: &mut Caller, port: u16, tell_too_big: bool) -> Result<CheckFinding, LostPart> {
         let mut first_lost = None;
         for destination in self.destinations() {
             let exchange =
@@ -87,7 +89,7 @@ impl ClientLeg<'_> {
                 None => {
                     let to = format!("{destination}, {}", listed(self.ports));
                     let small = if exchange.answer.bytes.len() < LARGE { ", no large answer" } else { "" };
-                    return Ok(format!("{}: {}{small}", self.who(caller, &to), success(&exchange)));
+                    return Ok(passed(caller, &self.who(caller, &to), &exchange, small));
                 }
                 Some(LostPart::Handshake) => first_lost = first_lost.or(Some(LostPart::Handshake)),
                 Some(lost @ (LostPart::Data | LostPart::Rest | LostPart::TooBig)) => return Err(lost),
@@ -104,15 +106,10 @@ impl ClientLeg<'_> {
         let who = self.who(caller, &server.to_string());
         let (exchange, evidence) = caller.watch(server, &request(), *first);
         let Some(lost) = caller.lost(&exchange) else {
-            let found = format!("{who}: {}, at the second attempt", success(&exchange));
-            return CheckFinding::ok(Leg::Client.check(), found);
+            return passed(caller, &who, &exchange, ", at the second attempt");
         };
         if let Some(finding) = caller.flow(false).as_ref().and_then(silent_beyond_gateway) {
-            return CheckFinding {
-                check: Leg::Client.check(),
-                found: format!("{who}: {}", finding.found),
-                ..finding
-            };
+            return about(&who, finding);
         }
         let cure = Cure {
             params: self.params,
@@ -168,6 +165,24 @@ impl ClientLeg<'_> {
         );
         CheckFinding::warn(Leg::Client.check(), found, why, cure)
     }
+}
+
+/// The finding of a connection that lost nothing.
+fn passed(caller: &Caller, who: &str, exchange: &ProbeExchange, more: &str) -> CheckFinding {
+    let check = Leg::Client.check();
+    let answer = &exchange.answer.bytes;
+    let by_flow = || {
+        let flow = answer.is_empty().then(|| caller.flow(true))??;
+        denied(&flow, false).map(|finding| about(who, finding))
+    };
+    unserved::by_answer(check, who, answer)
+        .or_else(by_flow)
+        .unwrap_or_else(|| CheckFinding::ok(check, format!("{who}: {}{more}", success(exchange))))
+}
+
+/// A finding on the flow of a client's probe.
+fn about(who: &str, finding: CheckFinding) -> CheckFinding {
+    CheckFinding { check: Leg::Client.check(), found: format!("{who}: {}", finding.found), ..finding }
 }
 
 /// Clients whose packets come in by a device that is not steered. No probe enters by another one, where all would look well.

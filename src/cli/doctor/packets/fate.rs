@@ -2,6 +2,7 @@
 //! behind it, and not on the way in.
 
 use super::cure::Leg;
+use super::unserved::is_unserved;
 use crate::admin::ProbedFlow;
 use crate::cli::doctor::refusing;
 use crate::cli::findings::CheckFinding;
@@ -53,10 +54,11 @@ pub(super) fn is_refused(flow: &ProbedFlow) -> bool {
     matches!(outcome, Some(Outcome::UpstreamRefused | Outcome::UpstreamUnreachable))
 }
 
-/// The finding of a flow that was denied though `allowed` by the explanation of the gateway.
+/// The finding of a flow that was denied though `allowed` by the explanation of the gateway, or because the gateway could not
+/// serve it.
 pub(super) fn denied(flow: &ProbedFlow, allowed: bool) -> Option<CheckFinding> {
     let outcome = flow.outcome.as_deref().and_then(Outcome::named)?;
-    (allowed && outcome.is_denial()).then(|| ended(flow, outcome))
+    (is_unserved(outcome) || allowed && outcome.is_denial()).then(|| ended(flow, outcome))
 }
 
 /// The flow lives, or its probe has given up.
@@ -220,7 +222,9 @@ mod tests {
         ] {
             assert_eq!(said(&other), "", "{other:?}");
         }
-        assert!(denied(&flow(Some(Outcome::PortsExhausted)), true).is_some());
+        for allowed in [true, false] {
+            assert!(denied(&flow(Some(Outcome::PortsExhausted)), allowed).is_some());
+        }
         assert_eq!(denied(&flow(Some(Outcome::NotAllowed)), false), None);
     }
 

@@ -1,6 +1,7 @@
 //! Requests of probes, and answers in words.
 
 pub(in crate::cli) use crate::gateway::PROBE_NAME;
+use crate::outcome::Outcome;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::io;
@@ -66,6 +67,11 @@ pub(super) fn told(answer: &[u8]) -> String {
         _ if line.starts_with("HTTP/") => format!("answered with {line}, {length} bytes"),
         _ => format!("answered with {length} bytes"),
     }
+}
+
+/// The outcome that a refusal of Egret's own names.
+pub(super) fn refusal(answer: &[u8]) -> Option<Outcome> {
+    is_refusal(answer).then(|| Outcome::named(&line_of(answer, "reason: ")))?
 }
 
 fn is_refusal(answer: &[u8]) -> bool {
