@@ -177,7 +177,7 @@ impl<'lab> Gateway<'lab> {
 
     /// True if it has saved this text for a start with a broken configuration.
     pub fn keeps(&self, text: &str) -> bool {
-        ["started.json", "in-force.json"].iter().all(|name| {
+        ["started.json", "in-force.json"].iter().any(|name| {
             let kept = fs::read(self.files.config().with_file_name(name)).unwrap_or_default();
             let kept: Value = serde_json::from_slice(&kept).unwrap_or_default();
             kept["files"].as_array().is_some_and(|files| files.iter().any(|file| file["text"] == text))

@@ -1,7 +1,7 @@
 //! The last good configuration, kept in the state directory as a fallback for a start with a broken one.
 //!
-//! Two are kept, each whole in one file: the last one that came into force, and the last one that the gateway started
-//! with. A reload does not apply `[gateway]` and its like, so a reloaded configuration may still fail at a start.
+//! Two are kept, each whole in one file: the last one that the gateway started with, and the last one that a reload put in force
+//! since. A reload does not apply `[gateway]` and its like, so a reloaded configuration may still fail at a start.
 
 use crate::config::{self, ConfigReport, LoadedConfig, Texts};
 use crate::files;
@@ -25,8 +25,8 @@ pub struct LastGoodStore {
 
 /// The reason for which a configuration is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeepReason {
-    /// It was the last to come into force.
+enum KeepReason {
+    /// It was the last that a reload put in force since the start.
     InForce,
     /// It was the last that the gateway started with.
     Started,
@@ -132,8 +132,25 @@ impl LastGoodStore {
         self.problem.clone()
     }
 
-    /// Stores a configuration atomically. A failure is logged, mentioned by readiness, and returned.
-    pub(crate) fn keep(&self, kept: KeepReason, texts: &Texts) -> Option<String> {
+    /// Stores the configuration that the gateway started with; none is newer. A failure is logged, and mentioned by readiness.
+    pub(crate) fn keep_started(&self, texts: &Texts) {
+        self.keep(KeepReason::Started, texts, |folder| {
+            let older = fs::remove_file(folder.join(KeepReason::InForce.file_name()));
+            older.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        });
+    }
+
+    /// Stores a configuration that a reload has put in force. A failure is logged, mentioned by readiness, and returned.
+    pub(crate) fn keep_in_force(&self, texts: &Texts) -> Option<String> {
+        self.keep(KeepReason::InForce, texts, |_| Ok(()))
+    }
+
+    fn keep(
+        &self,
+        kept: KeepReason,
+        texts: &Texts,
+        then: impl FnOnce(&Path) -> io::Result<()>,
+    ) -> Option<String> {
         let folder = self.folder.as_ref()?;
         let files: io::Result<_> = texts
             .iter()
@@ -144,7 +161,8 @@ impl LastGoodStore {
         let main = self.main.as_path().into();
         let kept = files.and_then(|files| {
             let stored = serde_json::to_vec(&StoredConfig { main, files })?;
-            write(&folder.join(kept.file_name()), &stored)
+            write(&folder.join(kept.file_name()), &stored)?;
+            then(folder)
         });
         let problem = kept.err().map(|error| {
             format!(
@@ -240,8 +258,10 @@ mod tests {
         let last_good = LastGoodStore::new(Some(at("state")), &main);
         assert_eq!(last_good.others_than(None), []);
         let loaded = config::load(&main).unwrap();
-        last_good.keep(KeepReason::Started, &loaded.texts);
-        last_good.keep(KeepReason::InForce, &loaded.texts);
+        fs::write(at("state/in-force.json"), "of a run before").unwrap();
+        last_good.keep_started(&loaded.texts);
+        assert!(!at("state/in-force.json").exists(), "none is newer than that of the start");
+        last_good.keep_in_force(&loaded.texts);
         for gone in ["egret.toml", "lists/names.txt", "policy.d/beta.toml", "ca.pem", "zone.key"] {
             fs::remove_file(at(gone)).unwrap();
         }
@@ -259,11 +279,11 @@ mod tests {
         assert_eq!(last_good.others_than(None), []);
         // A failure to keep it does not interrupt service.
         let nowhere = LastGoodStore::new(Some(at("nowhere")), &main);
-        nowhere.keep(KeepReason::Started, &loaded.texts);
+        nowhere.keep_started(&loaded.texts);
         assert!(nowhere.problem().reason().is_some_and(|why| why.contains("as a fallback")));
         fs::create_dir(at("nowhere")).unwrap();
-        nowhere.keep(KeepReason::InForce, &loaded.texts);
+        nowhere.keep_in_force(&loaded.texts);
         assert_eq!(nowhere.problem().reason(), None);
-        LastGoodStore::new(None, &main).keep(KeepReason::Started, &loaded.texts);
+        LastGoodStore::new(None, &main).keep_started(&loaded.texts);
     }
 }

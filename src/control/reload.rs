@@ -7,7 +7,7 @@ use super::active_config::{ActiveConfig, CompiledConfig};
 use super::audit::Auditor;
 use super::build_error::BuildError;
 use super::deferred_drop::DeferredDrop;
-use super::last_good::{KeepReason, LastGoodStore};
+use super::last_good::LastGoodStore;
 use super::loaded_candidate::SharedCandidate;
 use super::network::{ExpectedNetwork, NetworkThread};
 use super::policy_source::PolicySource;
@@ -151,8 +151,7 @@ impl Reloader {
 
     fn serve(&mut self, ordered: &Receiver<ReloadTask>) {
         if let Some(texts) = self.started_with.take() {
-            self.last_good.keep(KeepReason::Started, &texts);
-            self.last_good.keep(KeepReason::InForce, &texts);
+            self.last_good.keep_started(&texts);
         }
         // A start reads as much as a reload does, and that memory is free by now.
         memory::give_back();
@@ -285,7 +284,7 @@ impl Reloader {
         self.rechecks.order(judged);
         self.running = config;
         self.outline = read.fixed_as_in(&self.outline);
-        let unkept = self.last_good.keep(KeepReason::InForce, &texts);
+        let unkept = self.last_good.keep_in_force(&texts);
         let steering = self.network.expect(expected);
         let unproved_start = self.in_force.fallback().is_some();
         Ok(ReloadSummary { difference, steering, warnings, judged, unproved_start, unkept })
