@@ -16,10 +16,14 @@ pub fn timestamp() -> jiff::Timestamp {
     wall().try_into().unwrap_or_default()
 }
 
-/// The latest date of policy that has come, in microseconds, rounded up.
+/// High-water mark of the dates of policy (`until` of rules and of monitor mode) that have come, in microseconds since 1970,
+/// rounded up; `i64::MIN` before the first. What has expired must not come back to life when the clock is set back, so
+/// policy is judged at this moment at the earliest. Process-wide like the clock that it corrects; over restarts
+/// `control/monitoring.rs` keeps it.
 static REACHED: AtomicI64 = AtomicI64::new(i64::MIN);
 
-/// Notes that a date of policy has come: it stays past, also when the clock is set back.
+/// Notes that a date of policy has come: it stays past, also when the clock is set back. Later calls with earlier dates change
+/// nothing.
 pub fn note_reached(date: jiff::Timestamp) {
     let up = i64::from(date.subsec_nanosecond() % 1000 != 0);
     REACHED.fetch_max(date.as_microsecond() + up, Ordering::Relaxed);
