@@ -1,6 +1,6 @@
 //! Networks on this machine's own links, reached without a router.
 
-use super::netlink::{array_at, malformed};
+use super::netlink::{array_at, attributes, malformed};
 use super::routing::{MAIN_TABLE, list};
 use ipnet::IpNet;
 use std::io;
@@ -8,8 +8,6 @@ use std::net::IpAddr;
 
 /// `struct rtmsg`
 const HEADER: usize = 12;
-/// Bound on the networks that are kept. A full internet routing table has a million routes, but few to links.
-const MOST: usize = 10_000;
 /// Attributes of a next hop that is a router; 18 is `RTA_VIA` of linux/rtnetlink.h, which names one of the other family.
 const BY_ROUTER: [u16; 2] = [libc::RTA_GATEWAY, 18];
 /// `struct rtnexthop`, which the attributes of a next hop follow.
@@ -34,18 +32,18 @@ pub fn routes() -> io::Result<ConnectedRoutes> {
         let mut best: Option<(u32, Vec<IpAddr>)> = None;
         list(libc::RTM_GETROUTE, &request, |body| {
             match route(body)? {
-                Some(UnicastRoute::Link(network)) if networks.len() < MOST => networks.push(network),
+                Some(UnicastRoute::Link(network)) => networks.push(network),
                 Some(UnicastRoute::Default { metric, routers }) => match &mut best {
                     // IPv6 lists each router of a route by itself.
                     Some((lowest, known)) if metric == *lowest => known.extend(routers),
                     Some((lowest, _)) if metric > *lowest => {}
                     _ => best = Some((metric, routers)),
                 },
-                Some(UnicastRoute::Link(_)) | None => {}
+                None => {}
             }
             Ok(())
         })?;
-        routers.extend(best.into_iter().flat_map(|(_, routers)| routers).take(MOST));
+        routers.extend(best.into_iter().flat_map(|(_, routers)| routers));
     }
     networks.sort_unstable();
     networks.dedup();
@@ -67,15 +65,14 @@ fn route(body: &[u8]) -> io::Result<Option<UnicastRoute>> {
         return Ok(None);
     }
     let (mut to, mut metric, mut by_router, mut routers) = (None, 0, false, Vec::new());
-    for_each_attribute(&body[HEADER..], |kind, value| {
+    for (kind, value) in attributes(&body[HEADER..]) {
         match kind {
             libc::RTA_DST => to = address(value),
             libc::RTA_PRIORITY => metric = array_at(value, 0).map_or(0, u32::from_ne_bytes),
             libc::RTA_MULTIPATH => by_router |= next_hops(value, &mut routers)?,
             _ => by_router |= next_hop(kind, value, &mut routers),
         }
-        Ok(())
-    })?;
+    }
     if length == 0 {
         let counts = u32::from(table) == MAIN_TABLE && !routers.is_empty();
         return Ok(counts.then_some(UnicastRoute::Default { metric, routers }));
@@ -92,10 +89,9 @@ fn next_hops(mut hops: &[u8], routers: &mut Vec<IpAddr>) -> io::Result<bool> {
     let mut by_router = false;
     while let Some(size) = array_at(hops, 0).map(u16::from_ne_bytes).map(usize::from) {
         let hop = hops.get(NEXT_HOP..size).ok_or_else(malformed)?;
-        for_each_attribute(hop, |kind, value| {
+        for (kind, value) in attributes(hop) {
             by_router |= next_hop(kind, value, routers);
-            Ok(())
-        })?;
+        }
         hops = hops.get(size.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(by_router)
@@ -109,15 +105,6 @@ fn next_hop(kind: u16, value: &[u8], routers: &mut Vec<IpAddr>) -> bool {
     BY_ROUTER.contains(&kind)
 }
 
-fn for_each_attribute(mut rest: &[u8], mut each: impl FnMut(u16, &[u8]) -> io::Result<()>) -> io::Result<()> {
-    while let (Some(size), Some(kind)) = (array_at(rest, 0), array_at(rest, 2)) {
-        let (size, kind) = (usize::from(u16::from_ne_bytes(size)), u16::from_ne_bytes(kind));
-        each(kind, rest.get(4..size).ok_or_else(malformed)?)?;
-        rest = rest.get(size.next_multiple_of(4)..).unwrap_or_default();
-    }
-    Ok(())
-}
-
 fn address(value: &[u8]) -> Option<IpAddr> {
     if value.len() == 4 {
         array_at::<4>(value, 0).map(IpAddr::from)
@@ -128,16 +115,12 @@ fn address(value: &[u8]) -> Option<IpAddr> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::netlink::attribute_of;
     use super::*;
 
     fn message(length: u8, kind: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut route = vec![2, length, 0, 0, 254, 2, 0, kind, 0, 0, 0, 0];
-        for (kind, value) in attributes {
-            route.extend(u16::try_from(4 + value.len()).unwrap().to_ne_bytes());
-            route.extend(kind.to_ne_bytes());
-            route.extend(*value);
-            route.resize(route.len().next_multiple_of(4), 0);
-        }
+        route.extend(attributes.iter().flat_map(|(kind, value)| attribute_of(*kind, value)));
         route
     }
 
@@ -145,9 +128,7 @@ mod tests {
     fn hop(router: Option<[u8; 4]>) -> Vec<u8> {
         let mut hop = vec![0; NEXT_HOP];
         if let Some(router) = router {
-            hop.extend(8_u16.to_ne_bytes());
-            hop.extend(libc::RTA_GATEWAY.to_ne_bytes());
-            hop.extend(router);
+            hop.extend(attribute_of(libc::RTA_GATEWAY, &router));
         }
         let size = u16::try_from(hop.len()).unwrap();
         hop[..2].copy_from_slice(&size.to_ne_bytes());
