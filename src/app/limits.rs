@@ -65,13 +65,13 @@ pub enum LimitError {
     Unreadable(#[from] io::Error),
     /// Nothing is left for flows.
     #[error(
-        "too few file descriptors: the limit is {have}, and {workers} workers need at least {need}; \
+        "too few file descriptors: the limit is {have}, and {workers} workers need {need} for {FEW_FLOWS} flows; \
          raise it (systemd: LimitNOFILE=1048576, shell: ulimit -n 1048576)"
     )]
     TooFew {
         /// The hard limit.
         have: u64,
-        /// The smallest useful limit.
+        /// Limit for [`FEW_FLOWS`].
         need: u64,
         /// Number of workers.
         workers: usize,
@@ -91,14 +91,16 @@ pub(super) fn descriptor_budget(workers: usize, wanted: Option<u32>) -> Result<D
                 wanted,
                 max_flows = room.flows,
                 open_files = have,
-                "max_flows does not fit the limit on open files; going on with what fits (raise LimitNOFILE)"
+                needed = descriptors_for(wanted, workers),
+                "max_flows does not fit the limit on open files; going on with what fits (raise LimitNOFILE to what is needed)"
             );
         }
         None if room.flows < FEW_FLOWS => {
             tracing::warn!(
                 max_flows = room.flows,
                 open_files = have,
-                "the limit on open files leaves few flows; going on with what fits (raise LimitNOFILE)"
+                needed = descriptors_for(FEW_FLOWS, workers),
+                "the limit on open files leaves few flows; going on with what fits (raise LimitNOFILE to what is needed)"
             );
         }
         Some(_) | None => {}
