@@ -19,7 +19,7 @@ use server::{ResolverServer, SIGNED_SOCKETS, ServerResolver};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// TTL of a negative answer that specifies none.
 const NEGATIVE_TTL: Duration = Duration::from_secs(10);
@@ -36,10 +36,15 @@ pub(super) struct DnsServers {
 
 impl DnsServers {
     /// Creates the servers. With anchors, answers count only if they are signed from one of them, or provably unsigned.
-    pub(super) fn new(servers: &[SocketAddr], anchors: Option<DnssecAnchors>) -> Result<Self, NetError> {
+    /// `places`: those of all sockets; a query that finds none has no answer.
+    pub(super) fn new(
+        servers: &[SocketAddr],
+        anchors: Option<DnssecAnchors>,
+        places: &Arc<Semaphore>,
+    ) -> Result<Self, NetError> {
         let anchors = anchors.map(Arc::new);
         let servers: Result<_, _> =
-            servers.iter().map(|server| ResolverServer::new(*server, anchors.as_deref())).collect();
+            servers.iter().map(|server| ResolverServer::new(*server, anchors.as_deref(), places)).collect();
         Ok(Self { servers: servers?, anchors })
     }
 
@@ -48,7 +53,7 @@ impl DnsServers {
         self.servers.iter().map(ResolverServer::address).collect()
     }
 
-    /// Most sockets that one lookup has open. Servers that are not known yet may be as many as there can be.
+    /// Most sockets that one lookup has open, with DNSSEC an estimate. Servers that are not known yet may be as many as there can be.
     pub(super) fn sockets(&self) -> usize {
         let known = self.servers.len();
         let each = if self.anchors.is_some() { SIGNED_SOCKETS } else { SOCKETS };
@@ -195,10 +200,25 @@ mod tests {
         NameAnswer::Addresses(vec![IpAddr::from(HERE)], Duration::from_secs(ttl))
     }
 
+    fn dns(servers: &[SocketAddr], anchors: Option<DnssecAnchors>, places: usize) -> DnsServers {
+        DnsServers::new(servers, anchors, &Arc::new(Semaphore::new(places))).unwrap()
+    }
+
+    #[tokio::test]
+    async fn query_without_place_has_no_answer() {
+        let (address, _connections) = truncating(1);
+        let name: Hostname = "a.example.org".parse().unwrap();
+        for (anchors, places, answers) in [(None, 0, false), (Some(ROOT), 0, false), (None, 8, true)] {
+            let dns = dns(&[address], anchors, places);
+            let answer = dns.ask(&name, Family::V4).recv().await;
+            assert_eq!(answer.is_some(), answers, "{places}: {answer:?}");
+        }
+    }
+
     #[test]
     fn signed_lookups_count_more_sockets() {
         let server = SocketAddr::from((HERE, 53));
-        let sockets = |servers: &[_], anchors| DnsServers::new(servers, anchors).unwrap().sockets();
+        let sockets = |servers: &[_], anchors| dns(servers, anchors, 1).sockets();
         assert_eq!((sockets(&[server], None), sockets(&[server; 3], None)), (8, 24));
         assert_eq!((sockets(&[server], Some(ROOT)), sockets(&[server; 3], Some(ROOT))), (36, 108));
         assert_eq!((sockets(&[], None), sockets(&[], Some(ROOT))), (64, 288));
@@ -247,7 +267,7 @@ mod tests {
     async fn connections_left_by_lookups_are_counted() {
         const LOOKUPS: usize = 4;
         let (address, mut connections) = truncating(LOOKUPS);
-        let dns = DnsServers::new(&[address], None).unwrap();
+        let dns = dns(&[address], None, 64);
         let lookups: Vec<_> = (0..LOOKUPS)
             .map(|n| dns.ask(&format!("n{n}.example.com").parse().unwrap(), Family::V4))
             .collect();
@@ -270,7 +290,7 @@ mod tests {
             ["my_bucket.s3.example.org", "b_.a", "_a", "-foo.example.org", "foo-.a", "-", "xn--0.a", "a"];
         let longest = format!("{}com", "a23456789.".repeat(25));
         let (address, _connections) = truncating(1);
-        let dns = DnsServers::new(&[address], None).unwrap();
+        let dns = dns(&[address], None, 64);
         for name in odd.into_iter().chain([&*longest]) {
             let name: Hostname = name.parse().unwrap();
             let labels: Vec<_> = question(&name).unwrap().iter().map(<[u8]>::to_vec).collect();

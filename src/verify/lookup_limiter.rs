@@ -21,13 +21,19 @@ const FAMILIES: usize = 2;
 #[derive(Debug, Clone)]
 pub struct VerifierCapacity {
     pub(super) lookups: LookupLimiter,
+    /// Places for the sockets of lookups, which hold one each while they are open.
+    pub(super) sockets: Arc<Semaphore>,
     pub(super) probes: LookupLimiter,
 }
 
 impl VerifierCapacity {
     /// Creates it with a number of descriptors for each. One lookup and one probe are always possible.
     pub fn new(lookup_sockets: usize, probes: usize) -> Self {
-        Self { lookups: LookupLimiter::new(lookup_sockets), probes: LookupLimiter::new(probes) }
+        Self {
+            lookups: LookupLimiter::new(lookup_sockets),
+            sockets: Arc::new(Semaphore::new(lookup_sockets.clamp(1, Semaphore::MAX_PERMITS))),
+            probes: LookupLimiter::new(probes),
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::sleep;
 
 /// Time between two looks for DNS servers.
@@ -26,6 +27,7 @@ pub(super) struct MissingSupplies {
     pub(super) roots: TrustedRoots,
     pub(super) dns: Arc<ArcSwap<DnsServers>>,
     pub(super) lookups: LookupLimiter,
+    pub(super) sockets: Arc<Semaphore>,
     pub(super) certificates: CertificateCache,
 }
 
@@ -42,7 +44,7 @@ impl MissingSupplies {
         }
         let found = found(SERVERS, || {
             let servers = system_servers().ok()?;
-            DnsServers::new(&servers, self.dnssec.clone()).ok()
+            DnsServers::new(&servers, self.dnssec.clone(), &self.sockets).ok()
         });
         let found = found.await;
         let servers: Vec<_> = found.addresses().iter().map(SocketAddr::to_string).collect();

@@ -57,7 +57,8 @@ impl Verifier {
         probes: ProbeMeters,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let dns = DnsServers::new(&settings.servers, settings.dnssec.clone()).map_err(io::Error::other)?;
+        let dns = DnsServers::new(&settings.servers, settings.dnssec.clone(), &capacity.sockets)
+            .map_err(io::Error::other)?;
         let places = capacity.lookups.with_each(dns.sockets());
         let dns = Arc::new(ArcSwap::from_pointee(dns));
         let asked = Arc::clone(&dns);
@@ -84,6 +85,7 @@ impl Verifier {
             roots: settings.roots.clone(),
             dns: Arc::clone(&dns),
             lookups: places,
+            sockets: Arc::clone(&capacity.sockets),
             certificates: certificates.clone(),
         };
         thread::Builder::new().name("verify".to_owned()).spawn(move || {

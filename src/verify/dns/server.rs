@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 /// Timeout of one query; it is sent twice.
@@ -26,7 +27,7 @@ const OF_A_QUERY: usize = 3 + 1;
 /// Sockets of one lookup at one server, which is queried in two modes.
 pub const SOCKETS: usize = 2 * OF_A_QUERY;
 /// The same with DNSSEC: the keys of up to nine signatures of a record set are queried at once, in one mode.
-/// An estimate, and no bound: what is queried for each of those keys in turn depends on the zones.
+/// An estimate: what is queried for each of those keys in turn depends on the zones. The bound is that of all sockets.
 pub(super) const SIGNED_SOCKETS: usize = 9 * OF_A_QUERY;
 
 /// A resolver that queries one server.
@@ -49,11 +50,15 @@ enum Edns {
 }
 
 impl ResolverServer {
-    pub(super) fn new(address: SocketAddr, anchors: Option<&DnssecAnchors>) -> Result<Self, NetError> {
-        let plain = anchors.is_none().then(|| resolver(address, None, Edns::Off));
+    pub(super) fn new(
+        address: SocketAddr,
+        anchors: Option<&DnssecAnchors>,
+        places: &Arc<Semaphore>,
+    ) -> Result<Self, NetError> {
+        let plain = anchors.is_none().then(|| resolver(address, None, Edns::Off, places));
         Ok(Self {
             address,
-            with_edns: resolver(address, anchors, Edns::On)?,
+            with_edns: resolver(address, anchors, Edns::On, places)?,
             without_edns: plain.transpose()?,
             plain_until: Mutex::default(),
         })
@@ -127,6 +132,7 @@ fn resolver(
     server: SocketAddr,
     anchors: Option<&DnssecAnchors>,
     edns: Edns,
+    places: &Arc<Semaphore>,
 ) -> Result<ServerResolver, NetError> {
     let mut name_server = NameServerConfig::udp_and_tcp(server.ip());
     for connection in &mut name_server.connections {
@@ -146,7 +152,7 @@ fn resolver(
     options.use_hosts_file = ResolveHosts::Never;
     options.max_active_requests = 1024;
     let mut builder =
-        Resolver::builder_with_config(config, ConnectedSockets::to(server)).with_options(options);
+        Resolver::builder_with_config(config, ConnectedSockets::to(server, places)).with_options(options);
     if let Some(anchors) = anchors {
         builder = builder.with_trust_anchor(Arc::new(anchors.store()));
     }
