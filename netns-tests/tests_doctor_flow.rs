@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 
 crate::trials! {
     both families:
+        doctor_and_explain_agree_on_addresses,
         doctor_tells_silent_servers_from_lost_packets,
         doctor_fails_by_the_flows_outcome,
         doctor_tells_servers_that_say_nothing,
@@ -116,6 +117,31 @@ fn doctor_fails_where_gateway_cannot_serve() {
     let (ok, found) = packets(&lab, &gateway.config());
     let said = |finding: &&Value| finding["found"].as_str().unwrap().contains("ended as tenant_flow_limit");
     assert!(!ok && failed(&found).iter().any(said), "{found:#?}");
+}
+
+/// For a bare address no name is sent, and for a URL of HTTP the address as the Host.
+fn doctor_and_explain_agree_on_addresses(family: Family) {
+    let lab = Lab::new();
+    let elsewhere = Host::Elsewhere.at(family, 0).ip();
+    let length = if family == Family::V4 { 32 } else { 128 };
+    let rule =
+        format!("[[tenant.allow]]\nname = \"one-port\"\ncidrs = [\"{elsewhere}/{length}\"]\nports = [9000]");
+    let gateway = lab.start_gateway(&Config { alpha_rules: rule, ..with_socket(&lab) });
+    let from = Tenant::Alpha.client(family).to_string();
+    for port in [80, 443, 8010] {
+        let to = Host::Elsewhere.at(family, port);
+        for to in [to.to_string(), format!("http://{to}/")] {
+            let question = ["explain", "--live", "--json", "--from", &from, "--to", &to];
+            let explained: Value = serde_json::from_slice(&gateway.egret(&question).stdout).unwrap();
+            let name = explained["outcome"]["name"].as_str().unwrap_or("allowed");
+            let output = doctor(&lab, &gateway.config(), &["--packet", "--from", &from, "--to", &to]);
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let said = report["findings"].to_string();
+            assert!(name != "allowed" && said.contains(&format!("outcome {name}:")), "{to}: {name}, {said}");
+            let is_tls = port == 443 && !to.contains("://");
+            assert!(is_tls || said.contains(&format!("reason {name}")), "{to}: {name}, {said}");
+        }
+    }
 }
 
 fn doctor_fails_where_flows_cannot_leave(family: Family) {

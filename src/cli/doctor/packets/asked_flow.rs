@@ -10,7 +10,7 @@ use super::request::told;
 use super::unserved;
 use super::verdict::{explained, verdict};
 use super::way_out::WayOut;
-use crate::admin::ProbedFlow;
+use crate::admin::{ClientTarget, ProbedFlow};
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::steering::SteeringParams;
@@ -26,7 +26,7 @@ pub(super) struct AskedFlow<'a> {
     /// Networks of the client's tenant.
     pub(super) sources: &'a [IpNet],
     pub(super) caller: Caller,
-    pub(super) name: String,
+    pub(super) target: ClientTarget,
     pub(super) server: SocketAddr,
     pub(super) request: Vec<u8>,
 }
@@ -125,7 +125,7 @@ impl<'a> AskedFlow<'a> {
     fn verdict(&self, flow: Option<&ProbedFlow>) -> Vec<CheckFinding> {
         let report = self
             .socket
-            .and_then(|socket| explained(socket, self.caller.spot.address, &self.name, self.server));
+            .and_then(|socket| explained(socket, self.caller.spot.address, self.target.clone(), self.server));
         let allowed = report.as_ref().is_some_and(|report| report.allowed);
         let contrary = flow.and_then(|flow| denied(flow, allowed));
         report.as_ref().map(verdict).into_iter().chain(contrary).collect()

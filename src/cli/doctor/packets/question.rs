@@ -5,7 +5,7 @@ use super::caller::Caller;
 use super::client_leg::not_steered;
 use super::evidence::LossCause;
 use super::ports::probed;
-use super::request::Language;
+use super::request::{http, request_to};
 use super::{impossible, no_listener, routes, spot};
 use crate::admin::ClientTarget;
 use crate::cli::doctor::Doctor;
@@ -110,6 +110,15 @@ fn destination(
     wrong(format!("{name} has no {own} address, and the client is an {own} one"), cure)
 }
 
+/// The destination as `egret explain` has it: an address is a Host only in a URL of HTTP.
+fn client_target(asked: &str, name: &str, server: SocketAddr) -> Option<ClientTarget> {
+    if name.parse::<IpAddr>().is_err() {
+        return Some(ClientTarget::Name(name.parse().ok()?, server.port()));
+    }
+    let is_host = matches!(asked.parse(), Ok(ClientTarget::NotHostname(_)));
+    Some(if is_host { ClientTarget::NotHostname(server) } else { ClientTarget::Address(server) })
+}
+
 /// The reason why packets to a server never become a flow, with the remedy; `None` if they may.
 fn unsteered(params: &SteeringParams, server: IpAddr) -> Option<(String, &'static str)> {
     let pools = params.pools.iter().map(|pool| pool.network).collect();
@@ -136,6 +145,14 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let (name, server) = match destination(params, question) {
         Ok(found) => found,
         Err(finding) => return vec![finding],
+    };
+    let Some(target) = client_target(&question.to, &name, server) else {
+        return vec![CheckFinding::fail(
+            "destination",
+            format!("{name} is no hostname"),
+            "no packet was sent",
+            "--to NAME or ADDRESS",
+        )];
     };
     let mut found = vec![CheckFinding::ok("destination", format!("{name} is {server}"))];
     let tenant =
@@ -168,14 +185,11 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
         }
     };
     found.push(way_in(&caller, tenant_name));
-    // An IPv6 address is in brackets where a name may stand.
-    let asked = if name.contains(':') { format!("[{name}]") } else { name.clone() };
-    let request = Language::of_port(server.port()).request(&asked);
-    let request = request.unwrap_or_else(|_| super::request::http(&asked, 0));
+    let request = request_to(&target).unwrap_or_else(|_| http(&name, 0));
     let sources = tenant.map(|tenant| tenant.sources.as_slice()).unwrap_or_default();
     let drained = || sources::unusable_of(socket?, &tenant?.pool, IpFamily::of(question.from));
     found.extend(drained());
-    found.extend(AskedFlow { params, socket, sources, caller, name, server, request }.stations());
+    found.extend(AskedFlow { params, socket, sources, caller, target, server, request }.stations());
     found
 }
 

@@ -1,5 +1,6 @@
 //! Requests of probes, and answers in words.
 
+use crate::admin::ClientTarget;
 pub(in crate::cli) use crate::gateway::PROBE_NAME;
 use crate::outcome::Outcome;
 use rustls::pki_types::ServerName;
@@ -34,6 +35,24 @@ impl Language {
 pub(super) fn http(name: &str, padding: usize) -> Vec<u8> {
     let padding = ".".repeat(padding);
     format!("GET / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: egret-doctor\r\nX-Padding: {padding}\r\nConnection: close\r\n\r\n").into()
+}
+
+/// The bytes that `egret explain` takes a client to send to such a target. A bare address is asked for without a name.
+pub(super) fn request_to(target: &ClientTarget) -> io::Result<Vec<u8>> {
+    match target {
+        ClientTarget::Name(name, port) => Language::of_port(*port).request(name.as_str()),
+        ClientTarget::NotHostname(to) => Ok(http(&to.to_string(), PADDING)),
+        ClientTarget::Address(to) => match Language::of_port(to.port()) {
+            Language::Tls => client_hello(&to.ip().to_string()),
+            Language::Http => Ok(hostless()),
+        },
+    }
+}
+
+/// HTTP/1.0 needs no Host.
+fn hostless() -> Vec<u8> {
+    let padding = ".".repeat(PADDING);
+    format!("GET / HTTP/1.0\r\nUser-Agent: egret-doctor\r\nX-Padding: {padding}\r\n\r\n").into()
 }
 
 fn client_hello(name: &str) -> io::Result<Vec<u8>> {
@@ -71,7 +90,9 @@ pub(super) fn told(answer: &[u8]) -> String {
 
 /// The outcome that a refusal of Egret's own names.
 pub(super) fn refusal(answer: &[u8]) -> Option<Outcome> {
-    is_refusal(answer).then(|| Outcome::named(&line_of(answer, "reason: ")))?
+    // The detail follows.
+    let reason = line_of(answer, "reason: ");
+    reason.split_whitespace().next().filter(|_| is_refusal(answer)).and_then(Outcome::named)
 }
 
 fn is_refusal(answer: &[u8]) -> bool {
@@ -103,5 +124,10 @@ mod tests {
         assert!(String::from_utf8_lossy(&hello).contains("api.example.org"));
         let head = Language::of_port(80).request("api.example.org").unwrap();
         assert!(head.len() > PADDING && head.ends_with(b"\r\n\r\n"));
+        let asked =
+            |to: &str| String::from_utf8_lossy(&request_to(&to.parse().unwrap()).unwrap()).into_owned();
+        assert!(asked("http://192.0.2.1:7000/").contains("\r\nHost: 192.0.2.1:7000\r\n"));
+        assert!(!asked("192.0.2.1:7000").contains("Host:"));
+        assert!(asked("example.org:80").contains("\r\nHost: example.org\r\n"));
     }
 }

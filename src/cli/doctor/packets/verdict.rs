@@ -1,6 +1,5 @@
 //! The gateway's own explanation of a flow.
 
-use super::request::Language;
 use crate::admin::{ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary};
 use crate::cli::explain::{live, verdict_of};
 use crate::cli::findings::CheckFinding;
@@ -11,16 +10,9 @@ use std::path::Path;
 pub(super) fn explained(
     socket: &Path,
     from: IpAddr,
-    name: &str,
+    to: ClientTarget,
     server: SocketAddr,
 ) -> Option<ExplainReport> {
-    let to: ClientTarget = match name.parse::<IpAddr>() {
-        Ok(_) => match Language::of_port(server.port()) {
-            Language::Tls => ClientTarget::Address(server),
-            Language::Http => ClientTarget::NotHostname(server),
-        },
-        Err(_) => ClientTarget::Name(name.parse().ok()?, server.port()),
-    };
     let address = matches!(to, ClientTarget::Name(..)).then(|| server.ip());
     let query = ExplainQuery { from, to, address, ech: false, other_protocol: false };
     live(socket, &query).ok()
