@@ -1,7 +1,7 @@
 //! The control API: queries and orders of operators to a running gateway, over HTTP on a unix socket.
 //!
-//! Anyone who can open the socket may query. Orders are accepted from root and from the user and group that own the
-//! socket, by the credentials that the kernel reports (SO_PEERCRED).
+//! Anyone who can open the socket may query. Orders, and the steps of a trace, which are gone once they are read, are for
+//! root and for the user and group that own the socket, by the credentials that the kernel reports (SO_PEERCRED).
 
 use super::bounded::BoundedListener;
 use super::candidate::{
@@ -111,7 +111,7 @@ fn router(control: ControlHandlers, owner: SocketOwner) -> Router {
         .route("/v1/ports/drain", post(drain))
         .route("/v1/reload", post(reload))
         .route("/v1/trace", post(trace).get(traced))
-        .route("/v1/probe", post(probe).get(probed))
+        .route("/v1/probe", post(probe))
         .route("/v1/candidate/load", post(load_candidate))
         .route("/v1/candidate/share", post(share_candidate))
         .route("/v1/candidate/promote", post(promote_candidate))
@@ -123,6 +123,7 @@ fn router(control: ControlHandlers, owner: SocketOwner) -> Router {
         .route("/v1/candidate", get(candidate))
         .route("/v1/candidate/files", get(candidate_files))
         .route("/v1/names", get(names))
+        .route("/v1/probe", get(probed))
         .merge(orders)
         .with_state(control)
         .layer(DefaultBodyLimit::max(BODY))
@@ -358,39 +359,4 @@ fn credentials(stream: &UnixStream) -> SocketPeer {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admin::pending_order;
-
-    #[test]
-    fn only_root_and_owners_may_change() {
-        let owner = SocketOwner { user: 100, group: 200 };
-        let may = |uid, gid| may_change(SocketPeer { uid, gid, pid: Some(7) }, owner);
-        assert!(may(Some(0), Some(5)));
-        assert!(may(Some(100), Some(5)));
-        assert!(may(Some(7), Some(200)));
-        assert!(!may(Some(7), Some(5)) && !may(Some(200), Some(100)));
-        assert!(!may(Some(7), Some(0)), "root's group is nobody in particular");
-        assert!(!may(None, None));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn late_order_tells_if_it_waits() {
-        for (begins, said) in [(true, "it goes on"), (false, "it waits behind another order")] {
-            let (reply, order) = pending_order::<()>();
-            if begins {
-                reply.begin();
-            }
-            let response = carried_out(Ok(order)).await.unwrap_err();
-            assert_eq!(response.status(), StatusCode::GATEWAY_TIMEOUT);
-            let body = axum::body::to_bytes(response.into_body(), BODY).await.unwrap();
-            assert!(String::from_utf8_lossy(&body).contains(said), "{body:?}");
-            reply.send(());
-        }
-        let (reply, order) = pending_order();
-        reply.send(7);
-        assert_eq!(carried_out(Ok(order)).await.unwrap(), 7);
-        let (_, order) = pending_order::<()>();
-        assert_eq!(carried_out(Ok(order)).await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
-    }
-}
+mod tests;

@@ -32,7 +32,7 @@ pub(super) fn silence(doctor: &Doctor) -> Option<CheckFinding> {
         let metrics = doctor.metrics.filter(|metrics| !is_foreign(*metrics, service.as_ref()))?;
         return silent_readiness(metrics, SilentListener::of(service.map(|service| service.pid)));
     };
-    // A question with a short answer.
+    // A query with a short answer, which everybody may make: a rejected one would be in the audit log.
     match ask_within::<ProbedFlowAnswer>(PATIENCE, socket, "GET", "/v1/probe?client=0.0.0.0:0", "") {
         Err(AskError::Silent { listener, .. }) => {
             Some(hangs(&format!("the control socket {}", socket.display()), listener, UNTRIED))
