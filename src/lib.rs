@@ -5,6 +5,7 @@
 
 // floor 0
 pub mod clock;
+pub mod family;
 pub mod transport;
 // floor 1
 pub mod addr;

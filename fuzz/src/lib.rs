@@ -5,6 +5,8 @@
 
 #[path = "../../src/clock.rs"]
 pub mod clock;
+#[path = "../../src/family.rs"]
+pub mod family;
 #[path = "../../src/hostname.rs"]
 pub mod hostname;
 #[path = "../../src/inspect/mod.rs"]

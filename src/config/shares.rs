@@ -2,8 +2,8 @@
 
 use super::diagnostic::Diagnostics;
 use super::tenants::{PoolDraft, TenantDraft};
-use crate::addr::Family;
 use crate::egress::{PoolSpec, ShareSpec, is_derived};
+use crate::family::Family;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -75,19 +75,19 @@ pub(super) fn check(pools: &[PoolDraft], tenants: &[TenantDraft], reserved: &[u1
             }
         }
         let floors: u64 = with_floor().map(|(_, floor)| floor).sum();
-        for (family, called) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
+        for family in Family::ALL {
             let offered = |draining: bool| offered(&pool.spec, family, reserved, draining);
             let Some(all) = offered(true) else { continue };
             let left = offered(false).unwrap_or(0);
             let name = &pool.spec.name;
             if floors > all {
                 let message = format!(
-                    "`ports_floor`: the floors of pool {name:?} come to {floors} ports, and its {called} addresses have {all} towards a destination"
+                    "`ports_floor`: the floors of pool {name:?} come to {floors} ports, and its {family} addresses have {all} towards a destination"
                 );
                 out.error(last.floor_at, message, "lower them, or add addresses to the pool");
             } else if floors > left {
                 let message = format!(
-                    "`drain`: the floors of pool {name:?} come to {floors} ports, and {left} are left of its {called} addresses"
+                    "`drain`: the floors of pool {name:?} come to {floors} ports, and {left} are left of its {family} addresses"
                 );
                 out.warning(pool.drain_at, message, "the floors do not hold until there are addresses again");
             }

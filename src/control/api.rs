@@ -7,7 +7,7 @@ use super::handles::ControlHandles;
 use super::network::LastNetworkState;
 use super::reload::ReloadHandle;
 use super::{probe, trace};
-use crate::addr::{DialAddr, Family, SourceAddr};
+use crate::addr::{DialAddr, SourceAddr};
 use crate::admin::{
     self, ControlError, ControlHandlers, DestinationFilter, DestinationPorts, DrainAnswer, DrainOrder,
     ExplainQuery, ExplainReport, MismatchRow, NamesQuery, NamesReport, PortsQuery, PortsReport, SourcePorts,
@@ -15,6 +15,7 @@ use crate::admin::{
 use crate::audit::{Originator, SocketPeer, What};
 use crate::clock;
 use crate::egress::{HotRow, PairUse, Pools, SourceState, SourceUsage};
+use crate::family::Family;
 use crate::gateway::{AddressMismatch, MismatchCount};
 use crate::hostname::Hostname;
 use std::collections::HashSet;
@@ -141,7 +142,7 @@ impl ControlPlane {
         };
         let snapshot = self.handles.gateway.snapshot.load();
         let known_of = |name| {
-            let families = [Family::V4, Family::V6];
+            let families = Family::ALL;
             let mut known: Vec<_> = snapshot
                 .verifiers()
                 .flat_map(|verifier| verifier.names().known(name, &families, None))

@@ -5,7 +5,7 @@ mod checks;
 mod leaving;
 
 use super::network::RefusedFamilies;
-use crate::addr::{ClientAddr, Family, OriginalDestination};
+use crate::addr::{ClientAddr, OriginalDestination};
 use crate::admin::{
     ClientTarget, ExplainQuery, ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedRule,
     FamilyRefusal, canary_remedy,
@@ -13,6 +13,7 @@ use crate::admin::{
 use crate::clock;
 use crate::config::{Config, SteeringPorts, TenantLimits};
 use crate::egress::{Ledger, PoolSpec, Pools};
+use crate::family::Family;
 use crate::gateway::{CandidateView, EffectiveRules, Snapshot, UnsteeredAddresses};
 use crate::hostname::{AskedName, NotAHostname};
 use crate::outcome::Outcome;

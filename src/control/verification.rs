@@ -1,9 +1,9 @@
 //! Builds the verifiers of names from a configuration.
 
 use super::build_error::BuildError;
-use crate::addr::Family;
 use crate::config::Config;
 use crate::egress::Pools;
+use crate::family::Family;
 use crate::gateway::{Snapshot, TenantRuntime, VerificationHandles};
 use crate::hostname::{HostPattern, Hostname};
 use crate::policy::{CertificateRule, DestinationRule, RuleSpec, TenantSpec};
@@ -141,7 +141,7 @@ pub(crate) fn names(config: &Config, pools: &Pools) -> HashSet<NameKey> {
     let mut pins = HashSet::new();
     for tenant in &config.tenants {
         let families = pools.pool(&tenant.pool).map(|pool| pool.families());
-        let families = families.unwrap_or_else(|| vec![Family::V4, Family::V6]);
+        let families = families.unwrap_or_else(|| Family::ALL.to_vec());
         for rule in tenant.rules.iter().filter(|rule| asks_about_address(rule)) {
             for name in rule.hosts.iter().filter_map(exact) {
                 pins.extend(families.iter().map(|&family: &Family| NameKey { name: name.clone(), family }));

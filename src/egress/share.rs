@@ -3,7 +3,8 @@
 use super::destination_key::DestinationKey;
 use super::lease_error::LeaseError;
 use super::share_table::{ShareRefusal, ShareTable};
-use crate::addr::{DialAddr, Family};
+use crate::addr::DialAddr;
+use crate::family::Family;
 use std::fmt;
 use std::sync::Arc;
 

@@ -9,7 +9,7 @@
 
 use super::ShareSpec;
 use super::destination_key::DestinationKey;
-use crate::addr::Family;
+use crate::family::Family;
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;

@@ -9,7 +9,7 @@ pub use routing::before_mark_rule;
 use super::ahead::{self, RulePosition};
 use super::{PacketRules, Remedy, SteeringPlan, nftables};
 use crate::addr::PortRange;
-use crate::sys::routing::IpFamily;
+use crate::family::Family;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 
@@ -64,9 +64,9 @@ pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDiffer
     match &plan.packet_rules {
         PacketRules::Iptables { v4, v6 } => {
             let wrong = iptables(v4, observed.iptables.as_deref(), plan, &mut exempt);
-            found.push(PartDifference::new(PlanPart::PacketRulesOf(IpFamily::V4), wrong));
+            found.push(PartDifference::new(PlanPart::PacketRulesOf(Family::V4), wrong));
             let wrong = iptables(v6, observed.ip6tables.as_deref(), plan, &mut exempt);
-            found.push(PartDifference::new(PlanPart::PacketRulesOf(IpFamily::V6), wrong));
+            found.push(PartDifference::new(PlanPart::PacketRulesOf(Family::V6), wrong));
         }
         PacketRules::Nftables(table) => {
             let wrong = nft(table, observed.nftables.as_deref(), &mut exempt);
@@ -84,7 +84,7 @@ pub fn compare(plan: &SteeringPlan, observed: &SteeringOutput) -> Vec<PartDiffer
     if let Some(left) = left_over(plan, observed) {
         found.push(PartDifference::new(PlanPart::LeftOver, Some(left)));
     }
-    for (index, family) in IpFamily::ALL.into_iter().enumerate() {
+    for (index, family) in Family::ALL.into_iter().enumerate() {
         found.extend(of_routing(plan, observed, index, family));
     }
     let wrong = not_reserved(&plan.reserved_ports, observed.reserved_ports.as_deref());
@@ -102,7 +102,7 @@ fn of_routing(
     plan: &SteeringPlan,
     observed: &SteeringOutput,
     index: usize,
-    family: IpFamily,
+    family: Family,
 ) -> [PartDifference; 3] {
     let planned = &plan.routing[index];
     let (rules, routes) = (observed.rules[index].as_deref(), observed.routes[index].as_deref());

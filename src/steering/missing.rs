@@ -2,9 +2,10 @@
 //! client would be cut off.
 
 use super::origin;
+use crate::family::Family;
 use crate::interface::Interface;
 use crate::sys::addresses;
-use crate::sys::routing::{self, IpFamily};
+use crate::sys::routing::{self};
 use ipnet::IpNet;
 use std::error::Error;
 use std::fmt;
@@ -83,7 +84,7 @@ pub fn replace_interfaces(
 /// Those that Egret's rules of policy routing are for, which everybody may read. Empty on a machine that is not steered,
 /// and where the kernel does not list its rules.
 pub fn steered_interfaces() -> Vec<Interface> {
-    let rules = routing::rules(IpFamily::V4).unwrap_or_default().into_iter();
+    let rules = routing::rules(Family::V4).unwrap_or_default().into_iter();
     let names = rules.filter(|rule| rule.protocol == origin::UP).filter_map(|rule| rule.interface);
     names.filter(|name| name != "lo").filter_map(|name| Interface::parse(&name).ok()).collect()
 }

@@ -17,10 +17,11 @@ pub use ipv6::{Ipv6Routing, ipv6_routing};
 
 use super::{PacketRules, Routing, SteeringParams, overtaking, steered_interfaces};
 use crate::addr::PortRange;
+use crate::family::Family;
 use crate::interface::Interface;
 use crate::sys::links;
 use crate::sys::packet_rules::{self, Backend, TableFamily};
-use crate::sys::routing::{self, IpFamily, LOCAL_TABLE, RoutingRule};
+use crate::sys::routing::{self, LOCAL_TABLE, RoutingRule};
 use fault::remedy_of_others;
 use ipnet::IpNet;
 use ipv6::has_ipv6;
@@ -127,10 +128,10 @@ impl SteeringMonitor {
     pub fn look(&mut self, now: Instant) -> io::Result<SteeringLook> {
         let names = routing::interfaces()?;
         let mut look = self.packet_rules(&names)?;
-        for (index, family) in IpFamily::ALL.into_iter().enumerate() {
+        for (index, family) in Family::ALL.into_iter().enumerate() {
             let possible = match family {
-                IpFamily::V4 => Ipv6Routing::Possible,
-                IpFamily::V6 => ipv6_routing(&self.interfaces, &names),
+                Family::V4 => Ipv6Routing::Possible,
+                Family::V6 => ipv6_routing(&self.interfaces, &names),
             };
             if possible == Ipv6Routing::Absent {
                 continue;
@@ -155,7 +156,7 @@ impl SteeringMonitor {
     fn routing(
         &self,
         index: usize,
-        family: IpFamily,
+        family: Family,
         rules: &[RoutingRule],
         look: &mut SteeringLook,
     ) -> io::Result<()> {
@@ -220,7 +221,7 @@ impl SteeringMonitor {
         look: &mut SteeringLook,
         now: Instant,
     ) {
-        let called = IpFamily::ALL[index].as_str();
+        let called = Family::ALL[index].as_str();
         let missing = self.newcomers[index].look(&self.routing[index], rules, names, now);
         if missing.fixed > 0 {
             let are = if missing.fixed == 1 { "is" } else { "are" };

@@ -1,6 +1,7 @@
 //! Addresses of this machine.
 
-use super::routing::{self, IpFamily, RoutingRule};
+use super::routing::{self, RoutingRule};
+use crate::family::Family;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::io;
@@ -64,12 +65,12 @@ pub fn local() -> io::Result<LocalAddresses> {
         anycast: routing::anycast_routes()?,
         broadcast: routing::broadcast_routes()?,
     };
-    for family in IpFamily::ALL {
+    for family in Family::ALL {
         found.local.extend(specific_routes(family, routing::LOCAL_TABLE)?);
         let OtherRoutes { met, unclear } = OtherRoutes::list(family)?;
         match family {
-            IpFamily::V4 => found.delivered.extend(met),
-            IpFamily::V6 => found.local.extend(met),
+            Family::V4 => found.delivered.extend(met),
+            Family::V6 => found.local.extend(met),
         }
         found.delivered.extend(unclear);
     }
@@ -89,7 +90,7 @@ struct OtherRoutes {
 }
 
 impl OtherRoutes {
-    fn list(family: IpFamily) -> io::Result<Self> {
+    fn list(family: Family) -> io::Result<Self> {
         let rules = routing::rules(family)?;
         let tables: BTreeSet<u32> =
             rules.iter().map(|rule| rule.table).chain([routing::MAIN_TABLE]).collect();
@@ -122,7 +123,7 @@ fn may_be_met(network: &IpNet, is_local: impl Fn(IpAddr) -> io::Result<bool>) ->
 }
 
 /// Lists the local routes of a table. A default route means nothing here.
-fn specific_routes(family: IpFamily, table: u32) -> io::Result<impl Iterator<Item = IpNet>> {
+fn specific_routes(family: Family, table: u32) -> io::Result<impl Iterator<Item = IpNet>> {
     let routes = routing::local_routes(family, table)?;
     Ok(routes.into_iter().filter(|network| network.prefix_len() > 0))
 }

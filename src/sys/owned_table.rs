@@ -5,7 +5,7 @@
 
 use super::netlink::{Netlink, attribute_of};
 use super::packet_rules::{NF_TABLES, TableFamily, name};
-use super::routing::IpFamily;
+use crate::family::Family;
 use expressions::number;
 use nix::sys::socket::SockProtocol;
 use std::io;
@@ -118,12 +118,12 @@ impl TableContent {
     }
 
     /// A set of addresses: disjoint ranges (first, last) in order that do not touch.
-    pub(super) fn set(&mut self, set: &str, family: IpFamily, ranges: &[(IpAddr, IpAddr)]) {
+    pub(super) fn set(&mut self, set: &str, family: Family, ranges: &[(IpAddr, IpAddr)]) {
         const INTERVAL: u32 = 4;
         // nft's numbers of the types ipv4_addr and ipv6_addr, for `nft list`, and the length of a key
         let (shown, length) = match family {
-            IpFamily::V4 => (7, 4),
-            IpFamily::V6 => (8, 16),
+            Family::V4 => (7, 4),
+            Family::V6 => (8, 16),
         };
         let id = u32::try_from(self.messages.len()).unwrap_or(u32::MAX);
         let keys = [number(3, INTERVAL), number(4, shown), number(5, length), number(10, id)].concat();

@@ -2,7 +2,7 @@
 
 use super::owned_table::{ChainPlace, NftRule, OwnedTable, TableContent};
 use super::packet_rules::TableFamily;
-use super::routing::IpFamily;
+use crate::family::Family;
 use std::io;
 use std::net::IpAddr;
 
@@ -87,13 +87,13 @@ fn fill(content: &mut TableContent, scope: &RefusalScope, refused: [&RefusedClie
             }
         }
     }
-    for (chain, family) in [("refuse4", IpFamily::V4), ("refuse6", IpFamily::V6)] {
+    for (chain, family) in [("refuse4", Family::V4), ("refuse6", Family::V6)] {
         content.rule("dialled", &NftRule::default().syn().family(family).for_others().jump(chain));
     }
-    for (family, refused) in IpFamily::ALL.into_iter().zip(refused) {
+    for (family, refused) in Family::ALL.into_iter().zip(refused) {
         let (chain, v) = match family {
-            IpFamily::V4 => ("refuse4", '4'),
-            IpFamily::V6 => ("refuse6", '6'),
+            Family::V4 => ("refuse4", '4'),
+            Family::V6 => ("refuse6", '6'),
         };
         for (set, clients, unrouted) in [
             (format!("everywhere{v}"), &refused.everywhere, false),

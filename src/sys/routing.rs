@@ -7,6 +7,7 @@ pub use rules::{RoutingRule, rules};
 pub use ways_out::{RoutingTables, SOURCES, WaysOut};
 
 use super::netlink::{Netlink, Want, array_at, attribute, attribute_of, malformed};
+use crate::family::Family;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::errno::Errno;
 use nix::sys::socket::SockProtocol;
@@ -20,65 +21,39 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// `struct fib_rule_hdr` and `struct rtmsg`: the family first, then lengths and the like.
 const HEADER: usize = 12;
 
-/// A family of addresses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum IpFamily {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
+/// An address that only a default route covers, for route lookups: that of a root server. Nothing is sent there.
+pub fn far_address(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => Ipv4Addr::new(198, 41, 0, 4).into(),
+        Family::V6 => Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 0x2, 0x30).into(),
+    }
 }
 
-impl IpFamily {
-    /// Both families.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-
-    /// The family of an address.
-    pub fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::V4 } else { Self::V6 }
-    }
-
-    /// The family's usual name.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::V4 => "IPv4",
-            Self::V6 => "IPv6",
-        }
-    }
-
-    /// An address that only a default route covers, for route lookups: that of a root server. Nothing is sent there.
-    pub fn far(self) -> IpAddr {
-        match self {
-            Self::V4 => Ipv4Addr::new(198, 41, 0, 4).into(),
-            Self::V6 => Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 0x2, 0x30).into(),
-        }
-    }
-
-    fn number(self) -> u8 {
-        match self {
-            Self::V4 => 2,
-            Self::V6 => 10,
-        }
+/// `AF_INET` or `AF_INET6`, as the byte of a question.
+fn number(family: Family) -> u8 {
+    match family {
+        Family::V4 => 2,
+        Family::V6 => 10,
     }
 }
 
 /// Lists the networks that a table delivers locally, in no order.
-pub fn local_routes(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
+pub fn local_routes(family: Family, table: u32) -> io::Result<Vec<IpNet>> {
     networks(family, table, libc::RTN_LOCAL)
 }
 
 /// Lists the broadcast addresses of links, of which IPv6 has none.
 pub fn broadcast_routes() -> io::Result<Vec<IpNet>> {
-    networks(IpFamily::V4, LOCAL_TABLE, libc::RTN_BROADCAST)
+    networks(Family::V4, LOCAL_TABLE, libc::RTN_BROADCAST)
 }
 
 /// Lists the anycast addresses of this machine, which IPv6 has where it forwards packets (RFC 4291 §2.6.1).
 pub fn anycast_routes() -> io::Result<Vec<IpNet>> {
-    networks(IpFamily::V6, LOCAL_TABLE, libc::RTN_ANYCAST)
+    networks(Family::V6, LOCAL_TABLE, libc::RTN_ANYCAST)
 }
 
 /// Lists the networks of all routes of a kind in a table.
-fn networks(family: IpFamily, table: u32, kind: u8) -> io::Result<Vec<IpNet>> {
+fn networks(family: Family, table: u32, kind: u8) -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
     routes(family, table, kind, |network, _| {
         found.push(network);
@@ -89,7 +64,7 @@ fn networks(family: IpFamily, table: u32, kind: u8) -> io::Result<Vec<IpNet>> {
 
 /// Lists the routes of a table that do not deliver locally, as `ip route` names them: `203.0.113.0/24`, `blackhole
 /// 192.0.2.0/24`.
-pub fn leading_away(family: IpFamily, table: u32) -> io::Result<Vec<String>> {
+pub fn leading_away(family: Family, table: u32) -> io::Result<Vec<String>> {
     let mut found = Vec::new();
     routes(family, table, libc::RTN_UNSPEC, |network, kind| {
         let name = match kind {
@@ -129,7 +104,7 @@ impl LocalTable {
     /// Copies the table.
     pub fn read() -> io::Result<Self> {
         let mut table = Self { v4: PrefixMap::new(), v6: PrefixMap::new() };
-        for family in IpFamily::ALL {
+        for family in Family::ALL {
             routes(family, LOCAL_TABLE, libc::RTN_UNSPEC, |network, kind| {
                 let local = kind == libc::RTN_LOCAL;
                 match network {
@@ -160,7 +135,7 @@ impl LocalTable {
 /// Calls `each` for every route of a kind (0: any) in a table, with its network and its kind (`RTN_LOCAL` and so on), until
 /// it fails.
 fn routes(
-    family: IpFamily,
+    family: Family,
     table: u32,
     kind: u8,
     mut each: impl FnMut(IpNet, u8) -> io::Result<()>,
@@ -172,10 +147,10 @@ fn routes(
         let (length, kind) = (body.get(1).ok_or_else(malformed)?, body.get(7).ok_or_else(malformed)?);
         let to = attribute(body.get(HEADER..).unwrap_or_default(), libc::RTA_DST);
         let address = match (family, to) {
-            (IpFamily::V4, Some(to)) => array_at::<4>(to, 0).map(IpAddr::from),
-            (IpFamily::V6, Some(to)) => array_at::<16>(to, 0).map(IpAddr::from),
-            (IpFamily::V4, None) => Some(IpAddr::from([0; 4])),
-            (IpFamily::V6, None) => Some(IpAddr::from([0; 16])),
+            (Family::V4, Some(to)) => array_at::<4>(to, 0).map(IpAddr::from),
+            (Family::V6, Some(to)) => array_at::<16>(to, 0).map(IpAddr::from),
+            (Family::V4, None) => Some(IpAddr::from([0; 4])),
+            (Family::V6, None) => Some(IpAddr::from([0; 16])),
         };
         let network = IpNet::new(address.ok_or_else(malformed)?, *length).map_err(io::Error::other)?;
         each(network, *kind)
@@ -195,7 +170,7 @@ pub enum RouteDecision {
 
 /// Looks up the route of a packet that this machine sends, from a source address or with a mark.
 pub fn way(to: IpAddr, from: Option<IpAddr>, mark: Option<u32>) -> io::Result<RouteDecision> {
-    let family = IpFamily::of(to);
+    let family = Family::of(to);
     let mut request = header(family, bits(to), from.map_or(0, bits));
     request.extend(attribute_of(libc::RTA_DST, &octets(to)));
     if let Some(from) = from {
@@ -274,8 +249,8 @@ fn is_of_family(request: &[u8], message: &[u8]) -> bool {
 }
 
 /// `struct rtmsg` with family and prefix lengths; with lengths of 0 also `struct fib_rule_hdr`.
-fn header(family: IpFamily, to: u8, from: u8) -> Vec<u8> {
-    let mut header = vec![family.number(), to, from];
+fn header(family: Family, to: u8, from: u8) -> Vec<u8> {
+    let mut header = vec![number(family), to, from];
     header.resize(HEADER, 0);
     header
 }
@@ -297,11 +272,11 @@ mod tests {
 
     #[test]
     fn kernel_lists_local_routes_and_rules() {
-        let local = local_routes(IpFamily::V4, 255).unwrap();
+        let local = local_routes(Family::V4, 255).unwrap();
         assert!(local.contains(&"127.0.0.1/32".parse().unwrap()), "{local:?}");
-        assert_eq!(local_routes(IpFamily::V4, 987_654).unwrap(), []);
-        assert_eq!(leading_away(IpFamily::V4, 987_654).unwrap(), Vec::<String>::new());
-        assert!(rules(IpFamily::V4).unwrap().iter().any(|rule| rule.table == 255 && rule.mark.is_none()));
+        assert_eq!(local_routes(Family::V4, 987_654).unwrap(), []);
+        assert_eq!(leading_away(Family::V4, 987_654).unwrap(), Vec::<String>::new());
+        assert!(rules(Family::V4).unwrap().iter().any(|rule| rule.table == 255 && rule.mark.is_none()));
         assert!(interfaces().unwrap().contains(&"lo".to_owned()));
         let table = LocalTable::read().unwrap();
         for (address, local) in [
@@ -321,7 +296,7 @@ mod tests {
     fn unsupported_family_has_no_routes() {
         // AX.25 and IPX: the kernel has no routes of theirs, and answers with those of IPv4.
         for family in [3, 4] {
-            let mut request = header(IpFamily::V6, 0, 0);
+            let mut request = header(Family::V6, 0, 0);
             request[0] = family;
             for kind in [libc::RTM_GETROUTE, libc::RTM_GETRULE] {
                 list(kind, &request, |body| panic!("{body:?}")).unwrap();
@@ -332,9 +307,9 @@ mod tests {
     #[test]
     fn messages_of_other_families_are_skipped() {
         let message = |family| [header(family, 8, 0), attribute_of(libc::RTA_DST, &[127, 0, 0, 0])].concat();
-        let [v4, v6] = IpFamily::ALL.map(|family| header(family, 0, 0));
-        assert!(is_of_family(&v4, &message(IpFamily::V4)) && is_of_family(&[0; 16], &message(IpFamily::V4)));
-        assert!(!is_of_family(&v6, &message(IpFamily::V4)) && !is_of_family(&v6, &[]));
+        let [v4, v6] = Family::ALL.map(|family| header(family, 0, 0));
+        assert!(is_of_family(&v4, &message(Family::V4)) && is_of_family(&[0; 16], &message(Family::V4)));
+        assert!(!is_of_family(&v6, &message(Family::V4)) && !is_of_family(&v6, &[]));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! not tracked.
 
 use super::owned_table::{ChainPlace, NftRule, OwnedTable, TableContent};
-use super::routing::IpFamily;
+use crate::family::Family;
 use std::io;
 use std::net::IpAddr;
 
@@ -40,13 +40,13 @@ fn fill(content: &mut TableContent, ranges: &[UntrackedRange]) {
     content.base_chain("arrived", ChainPlace { hook: ChainPlace::ARRIVED, priority: PRIORITY });
     content.base_chain("sent", ChainPlace { hook: ChainPlace::SENT, priority: PRIORITY });
     for (UntrackedRange { ports, addresses }, number) in ranges.iter().zip(1..) {
-        for (family, addresses) in IpFamily::ALL.into_iter().zip(addresses) {
+        for (family, addresses) in Family::ALL.into_iter().zip(addresses) {
             if addresses.is_empty() {
                 continue;
             }
             let set = match family {
-                IpFamily::V4 => format!("pool{number}v4"),
-                IpFamily::V6 => format!("pool{number}v6"),
+                Family::V4 => format!("pool{number}v4"),
+                Family::V6 => format!("pool{number}v6"),
             };
             content.set(&set, family, addresses);
             let rule = || NftRule::default().family(family).tcp();

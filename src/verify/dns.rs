@@ -8,7 +8,7 @@ pub use server::SOCKETS;
 use super::anchors::DnssecAnchors;
 use super::known::NameAnswer;
 use super::resolv_conf;
-use crate::addr::Family;
+use crate::family::Family;
 use crate::hostname::Hostname;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::ProtoError;

@@ -10,7 +10,7 @@ use super::known::{LookupEnd, NameEntry};
 use super::lookup_limiter::{LookupLimiter, TenantLookups};
 use super::shards::{NameKey, NameShards};
 use super::single_flight::{AnswerNotices, SingleFlight};
-use crate::addr::Family;
+use crate::family::Family;
 use crate::hostname::Hostname;
 use lookup::NameLookup;
 use state::NameCacheState;

@@ -2,7 +2,7 @@
 
 use super::generation_cache::{EntryOwner, GenerationCache};
 use super::known::NameEntry;
-use crate::addr::Family;
+use crate::family::Family;
 use crate::hostname::Hostname;
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};

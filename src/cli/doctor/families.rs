@@ -3,7 +3,8 @@
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::config::Config;
-use crate::sys::routing::{IpFamily, RoutingTables, SOURCES, WaysOut};
+use crate::family::Family;
+use crate::sys::routing::{RoutingTables, SOURCES, WaysOut};
 use ipnet::IpNet;
 use std::iter;
 use std::net::IpAddr;
@@ -23,13 +24,13 @@ pub(super) struct UsedPool {
 
 impl UsedPool {
     /// True if the gateway listens for a family.
-    fn takes(&self, family: IpFamily) -> bool {
-        self.takes_ipv6 || family == IpFamily::V4
+    fn takes(&self, family: Family) -> bool {
+        self.takes_ipv6 || family == Family::V4
     }
 
     /// The families that clients have.
-    fn families(&self) -> impl Iterator<Item = IpFamily> {
-        IpFamily::ALL.into_iter().filter(|family| self.clients[*family as usize])
+    fn families(&self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(|family| self.clients[*family as usize])
     }
 }
 
@@ -37,17 +38,16 @@ impl UsedPool {
 pub(super) fn used_pools(config: &Config) -> Vec<UsedPool> {
     let pools = config.pools.iter().map(|pool| {
         let tenants = || config.tenants.iter().filter(|tenant| *tenant.pool == *pool.name);
-        let of = |family| {
-            pool.addresses.iter().filter(|net| IpFamily::of(net.addr()) == family).copied().collect()
-        };
+        let of =
+            |family| pool.addresses.iter().filter(|net| Family::of(net.addr()) == family).copied().collect();
         let clients = |family| {
             let mut sources = tenants().flat_map(|tenant| &tenant.sources);
-            sources.any(|network| IpFamily::of(network.addr()) == family)
+            sources.any(|network| Family::of(network.addr()) == family)
         };
         UsedPool {
             name: Arc::clone(&pool.name),
-            networks: IpFamily::ALL.map(of),
-            clients: IpFamily::ALL.map(clients),
+            networks: Family::ALL.map(of),
+            clients: Family::ALL.map(clients),
             takes_ipv6: config.gateway.listen.is_ipv6(),
         }
     });
@@ -59,9 +59,9 @@ const CHECK: &str = "families";
 pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
     let (mut found, tables) = (Vec::new(), RoutingTables::default());
     for pool in pools {
-        let sources = IpFamily::ALL.map(|family| spread(&pool.networks[family as usize]));
+        let sources = Family::ALL.map(|family| spread(&pool.networks[family as usize]));
         let ways =
-            IpFamily::ALL.map(|family| tables.ways_out(family, sources[family as usize].iter().copied()));
+            Family::ALL.map(|family| tables.ways_out(family, sources[family as usize].iter().copied()));
         found.extend(of_pool(pool, ways));
         for family in pool.families().filter(|family| ways[*family as usize] == WaysOut::Default) {
             let way = |source| tables.ways_out(family, iter::once(source));
@@ -76,17 +76,17 @@ pub(super) fn families(pools: &[UsedPool]) -> Vec<CheckFinding> {
 
 /// The findings about the families that clients of a pool have, by the ways out from its addresses.
 fn of_pool(pool: &UsedPool, ways: [WaysOut; 2]) -> Vec<CheckFinding> {
-    let leaves = |family: IpFamily| {
+    let leaves = |family: Family| {
         let has_way = matches!(ways[family as usize], WaysOut::Default | WaysOut::SomeNetworks);
         pool.takes(family) && has_way && !pool.networks[family as usize].is_empty()
     };
     // Nobody is refused at once where no family could take over: see control/network/families.rs.
-    let refused = IpFamily::ALL.into_iter().any(leaves);
+    let refused = Family::ALL.into_iter().any(leaves);
     pool.families().filter_map(|family| finding(pool, family, ways[family as usize], refused)).collect()
 }
 
 /// The finding about one family of a pool. `refused`: what cannot leave is refused at once.
-fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> Option<CheckFinding> {
+fn finding(pool: &UsedPool, family: Family, ways: WaysOut, refused: bool) -> Option<CheckFinding> {
     let consequence = |accepted| {
         if refused {
             "its connections are refused at once; clients that have the other family too fall back to it"
@@ -106,7 +106,7 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> O
         ));
     }
     if pool.networks[family as usize].is_empty() {
-        let other = IpFamily::ALL[1 - family as usize].as_str();
+        let other = Family::ALL[1 - family as usize].as_str();
         let remedy = format!("add one to [[pool]], or have DNS give these clients {other} alone");
         return Some(CheckFinding::fail(
             CHECK,
@@ -136,14 +136,14 @@ fn finding(pool: &UsedPool, family: IpFamily, ways: WaysOut, refused: bool) -> O
     }
 }
 
-fn no_rule(family: IpFamily) -> Mend {
+fn no_rule(family: Family) -> Mend {
     Mend::run(format!("ip {} rule", flag(family))).and("delete the rule, or give its table a default route")
 }
 
 /// The finding about those of these addresses that a rule keeps from the default route, which others of the pool have.
 fn partly_ruled_out(
     pool: &str,
-    family: IpFamily,
+    family: Family,
     sources: &[IpAddr],
     way: impl Fn(IpAddr) -> WaysOut,
 ) -> Option<CheckFinding> {
@@ -180,10 +180,10 @@ fn spread(networks: &[IpNet]) -> Vec<IpAddr> {
     turns.take(SOURCES).collect()
 }
 
-fn flag(family: IpFamily) -> &'static str {
+fn flag(family: Family) -> &'static str {
     match family {
-        IpFamily::V4 => "-4",
-        IpFamily::V6 => "-6",
+        Family::V4 => "-4",
+        Family::V6 => "-6",
     }
 }
 
@@ -203,18 +203,18 @@ mod tests {
             let told = finding(&pool, family, ways, true)?;
             Some((told.found, told.mend.unwrap_or_default().to_string()))
         };
-        assert_eq!(told(IpFamily::V4, WaysOut::Default), None);
+        assert_eq!(told(Family::V4, WaysOut::Default), None);
         for (ways, said) in [
             (WaysOut::RuledOut, "a rule keeps pool a from the IPv4 default route"),
             (WaysOut::SomeNetworks, "a rule leads pool a to some IPv4 networks alone"),
         ] {
-            let (found, remedy) = told(IpFamily::V4, ways).unwrap();
+            let (found, remedy) = told(Family::V4, ways).unwrap();
             assert_eq!(found, said);
             assert!(remedy.contains("ip -4 rule") && remedy.contains("delete the rule"), "{remedy}");
         }
-        let (_, remedy) = told(IpFamily::V4, WaysOut::NoDefault).unwrap();
+        let (_, remedy) = told(Family::V4, WaysOut::NoDefault).unwrap();
         assert!(remedy.contains("give this machine a default route for IPv4"), "{remedy}");
-        let (found, _) = told(IpFamily::V6, WaysOut::Default).unwrap();
+        let (found, _) = told(Family::V6, WaysOut::Default).unwrap();
         assert_eq!(found, "pool a has no IPv6 address");
     }
 
@@ -251,7 +251,7 @@ mod tests {
         let sources = [1, 2, 3].map(|host| IpAddr::from([192, 0, 2, host]));
         let told = |ruled: IpAddr| {
             let way = |source| if source == ruled { WaysOut::RuledOut } else { WaysOut::Default };
-            partly_ruled_out("a", IpFamily::V4, &sources, way).map(|finding| finding.found)
+            partly_ruled_out("a", Family::V4, &sources, way).map(|finding| finding.found)
         };
         let found = told(sources[1]).unwrap();
         assert!(found.contains("1 of 3 addresses of pool a") && found.contains("192.0.2.2"), "{found}");

@@ -3,7 +3,8 @@
 use super::TenantClients;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
-use crate::sys::routing::{self, IpFamily};
+use crate::family::Family;
+use crate::sys::routing::{self};
 use ipnet::IpNet;
 use std::io;
 use std::net::IpAddr;
@@ -14,7 +15,7 @@ const NAMED: usize = 3;
 /// Warns of routes that discard, prohibit or refuse what goes to tenants' clients, or to public networks. Other private ones are
 /// mostly meant.
 pub(super) fn refusing_routes(tenants: &[TenantClients]) -> Vec<CheckFinding> {
-    let listed = IpFamily::ALL.map(|family| routing::leading_away(family, routing::MAIN_TABLE));
+    let listed = Family::ALL.map(|family| routing::leading_away(family, routing::MAIN_TABLE));
     let unread = listed.iter().find_map(|listed| listed.as_ref().err()).map(unread);
     let all: Vec<String> = listed.into_iter().flatten().flatten().collect();
     let to_clients =
@@ -65,7 +66,7 @@ fn refuses_some(route: &str, all: &[String], networks: &[IpNet]) -> bool {
 
 /// The route of the main table that refuses packets to an address, as `ip route` names it.
 pub(super) fn route_to(address: IpAddr) -> Option<String> {
-    let routes = routing::leading_away(IpFamily::of(address), routing::MAIN_TABLE).ok()?;
+    let routes = routing::leading_away(Family::of(address), routing::MAIN_TABLE).ok()?;
     narrowest(routes, address)
 }
 

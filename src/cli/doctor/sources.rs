@@ -5,7 +5,7 @@ use crate::admin::{PortsReport, SourcePorts};
 use crate::cli::ask::ask;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
-use crate::sys::routing::IpFamily;
+use crate::family::Family;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ use std::path::Path;
 pub(super) fn unusable(socket: &Path, pools: &[UsedPool]) -> Vec<CheckFinding> {
     let Some(report) = asked(socket) else { return Vec::new() };
     let mut found = Vec::new();
-    for (index, family) in IpFamily::ALL.into_iter().enumerate() {
+    for (index, family) in Family::ALL.into_iter().enumerate() {
         for pool in pools.iter().filter(|pool| pool.clients[index]) {
             found.extend(of_pool(&report, &pool.name, family));
         }
@@ -24,7 +24,7 @@ pub(super) fn unusable(socket: &Path, pools: &[UsedPool]) -> Vec<CheckFinding> {
 }
 
 /// The same for one family of one pool.
-pub(super) fn unusable_of(socket: &Path, pool: &str, family: IpFamily) -> Option<CheckFinding> {
+pub(super) fn unusable_of(socket: &Path, pool: &str, family: Family) -> Option<CheckFinding> {
     of_pool(&asked(socket)?, pool, family)
 }
 
@@ -32,14 +32,14 @@ fn asked(socket: &Path) -> Option<PortsReport> {
     ask(socket, "GET", "/v1/ports", "").ok()
 }
 
-fn of_pool(report: &PortsReport, pool: &str, family: IpFamily) -> Option<CheckFinding> {
+fn of_pool(report: &PortsReport, pool: &str, family: Family) -> Option<CheckFinding> {
     let all = report.sources.iter().filter(|source| *source.pool == *pool);
     let (own, other): (Vec<_>, Vec<_>) = all.partition(|source| is_of(source, family));
     finding(pool, family, &own, other.iter().any(|source| source.state == "available"))
 }
 
 /// `refused`: the other family can leave, so that this one is refused at once.
-fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts], refused: bool) -> Option<CheckFinding> {
+fn finding(pool: &str, family: Family, sources: &[&SourcePorts], refused: bool) -> Option<CheckFinding> {
     let in_state = |state: &str| sources.iter().filter(|source| source.state == state).count();
     let first = sources.first()?;
     if in_state("available") > 0 {
@@ -73,9 +73,9 @@ fn finding(pool: &str, family: IpFamily, sources: &[&SourcePorts], refused: bool
 }
 
 /// A source is an address, or a network whose addresses are derived for each client.
-fn is_of(source: &SourcePorts, family: IpFamily) -> bool {
+fn is_of(source: &SourcePorts, family: Family) -> bool {
     let network = source.source.parse::<IpNet>().map(|network| network.addr());
-    network.or_else(|_| source.source.parse::<IpAddr>()).is_ok_and(|address| IpFamily::of(address) == family)
+    network.or_else(|_| source.source.parse::<IpAddr>()).is_ok_and(|address| Family::of(address) == family)
 }
 
 #[cfg(test)]
@@ -96,7 +96,7 @@ mod tests {
         };
         let of = |network: &str, states: &[&str]| {
             let sources: Vec<_> = states.iter().map(|state| source(network, state)).collect();
-            let found = finding("a", IpFamily::V4, &sources.iter().collect::<Vec<_>>(), true);
+            let found = finding("a", Family::V4, &sources.iter().collect::<Vec<_>>(), true);
             found.map(|finding| (finding.found, finding.mend.unwrap_or_default().to_string()))
         };
         let told = |states: &[&str]| of("192.0.2.1", states);
@@ -110,10 +110,10 @@ mod tests {
         assert_eq!(told(&[]), None);
         let drained = source("192.0.2.1", "draining");
         for (refused, why) in [(true, "refused at once"), (false, "no_source_address")] {
-            let finding = finding("a", IpFamily::V4, &[&drained], refused).unwrap();
+            let finding = finding("a", Family::V4, &[&drained], refused).unwrap();
             assert!(finding.why.contains(why), "{finding:?}");
         }
-        assert!(is_of(&source("2001:db8::/64", "available"), IpFamily::V6));
-        assert!(!is_of(&source("192.0.2.1", "available"), IpFamily::V6));
+        assert!(is_of(&source("2001:db8::/64", "available"), Family::V6));
+        assert!(!is_of(&source("192.0.2.1", "available"), Family::V6));
     }
 }

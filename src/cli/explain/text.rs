@@ -1,9 +1,9 @@
 //! An explanation as text: one fact per line, rules in a table.
 
-use crate::addr::Family;
 use crate::admin::{
     ExplainReport, ExplainedCanary, ExplainedOutcome, ExplainedPool, ExplainedRule, PortsInUse,
 };
+use crate::family::Family;
 use crate::flow::UNKNOWN_TENANT;
 use ipnet::IpNet;
 use std::fmt::Write as _;

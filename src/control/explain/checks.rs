@@ -1,8 +1,9 @@
 //! Checks of name and certificate that the allowing rule requires, answered from the caches. Sends no lookups; a real
 //! flow does before it is denied.
 
-use crate::addr::{DialAddr, Family};
+use crate::addr::DialAddr;
 use crate::admin::ExplainReport;
+use crate::family::Family;
 use crate::flow::{AddressCheck, CertificateCheck};
 use crate::gateway::{EffectiveRules, VerificationHandles, address_refusal, certificate_refusal};
 use crate::hostname::{AskedName, Hostname};

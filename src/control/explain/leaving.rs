@@ -1,10 +1,11 @@
 //! Pool and source of a flow that policy allows, or the reason why it cannot leave.
 
 use super::{ExplainInputs, UsageSource, explained_outcome};
-use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
+use crate::addr::{ClientAddr, DialAddr, SourceAddr};
 use crate::admin::{ExplainReport, ExplainedPool, PortsInUse};
 use crate::clock;
 use crate::egress::{LeaseError, PairUse, PoolSpec};
+use crate::family::Family;
 use crate::outcome::Outcome;
 use crate::policy::{DestinationRule, Permit, TenantRules};
 use crate::sys::routing::{self, RouteDecision};

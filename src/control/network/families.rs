@@ -3,12 +3,13 @@
 //!
 //! Only if the other family has a way out. If neither has, connections are accepted and refused with a reason.
 
-use crate::addr::{Family, SourceAddr};
+use crate::addr::SourceAddr;
 use crate::admin::FamilyRefusal;
 use crate::control::failure_notice::FailureNotice;
 use crate::egress::{Pool, Pools};
+use crate::family::Family;
 use crate::sys::refusals::{RefusalScope, Refusals, RefusedClients};
-use crate::sys::routing::{self, IpFamily, RouteDecision, RoutingTables, WaysOut};
+use crate::sys::routing::{self, RouteDecision, RoutingTables, WaysOut};
 use ipnet::IpNet;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,7 +71,7 @@ impl FamilyReachability {
 pub(super) type ClientPool = (IpNet, Arc<str>);
 
 /// A pool and a family of its clients.
-type PoolFamily = (Arc<str>, IpFamily);
+type PoolFamily = (Arc<str>, Family);
 
 type FamilyStates = BTreeMap<PoolFamily, FamilyReachability>;
 
@@ -208,13 +209,13 @@ impl FamilyRefusals {
 
 /// The families of each pool's clients.
 fn used(clients: &[ClientPool]) -> BTreeSet<PoolFamily> {
-    let family = |client: &IpNet| if client.addr().is_ipv4() { IpFamily::V4 } else { IpFamily::V6 };
+    let family = |client: &IpNet| if client.addr().is_ipv4() { Family::V4 } else { Family::V6 };
     clients.iter().map(|(client, pool)| (Arc::clone(pool), family(client))).collect()
 }
 
 /// The states of these families.
 fn of_used(used: &BTreeSet<PoolFamily>, states: &PoolStates) -> FamilyStates {
-    let state = |(pool, family): &PoolFamily| Some(states.get(pool)?[usize::from(*family == IpFamily::V6)]);
+    let state = |(pool, family): &PoolFamily| Some(states.get(pool)?[usize::from(*family == Family::V6)]);
     used.iter().filter_map(|key| Some((key.clone(), state(key)?))).collect()
 }
 
@@ -227,7 +228,7 @@ fn changes<'a>(
     now.iter().filter(move |(key, state)| before(key) != **state).map(|(key, state)| (key, *state))
 }
 
-fn log(pool: &str, family: IpFamily, state: FamilyReachability) {
+fn log(pool: &str, family: Family, state: FamilyReachability) {
     let family = family.as_str();
     match state.refusal() {
         None => {
@@ -264,13 +265,13 @@ fn no_way_out(pool: &str, families: [FamilyReachability; 2]) -> String {
 
 /// The states of IPv4 and IPv6.
 fn leaves(pool: &Pool, takes_ipv6: bool, tables: &RoutingTables) -> [FamilyReachability; 2] {
-    [(Family::V4, IpFamily::V4), (Family::V6, IpFamily::V6)].map(|(family, of)| {
+    Family::ALL.map(|family| {
         let taken = takes_ipv6 || family == Family::V4;
         let mut sources = pool.available(family).map(SourceAddr::ip).peekable();
         if !taken || sources.peek().is_none() {
             return FamilyReachability::No;
         }
-        match tables.ways_out(of, sources) {
+        match tables.ways_out(family, sources) {
             // no refusals on uncertain grounds
             WaysOut::Default | WaysOut::SomeNetworks => FamilyReachability::Yes,
             // The kernel, which refuses by destination alone, would let pass what the pool's addresses have no route for.

@@ -5,7 +5,8 @@ use super::super::pair_use::PairUse;
 use super::super::sources::AddressCandidate;
 use super::super::state::SourceState;
 use super::{Pool, SourceSelection};
-use crate::addr::{ClientAddr, DialAddr, Family, SourceAddr};
+use crate::addr::{ClientAddr, DialAddr, SourceAddr};
+use crate::family::Family;
 use std::time::Instant;
 
 impl Pool {

@@ -1,6 +1,6 @@
 //! The parts of a plan, as they are compared one by one.
 
-use crate::sys::routing::IpFamily;
+use crate::family::Family;
 
 /// A part of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,17 +8,17 @@ pub enum PlanPart {
     /// The packet rules of nftables, for both families.
     PacketRules,
     /// The packet rules of iptables for one family.
-    PacketRulesOf(IpFamily),
+    PacketRulesOf(Family),
     /// Rules of the operator's that let packets pass by.
     Exemptions,
     /// Rules of Egret's in another format or backend.
     LeftOver,
     /// The rule that looks marked packets up in the steering table.
-    MarkRule(IpFamily),
+    MarkRule(Family),
     /// The steering table's route, and those that make the pools' addresses local.
-    LocalRoutes(IpFamily),
+    LocalRoutes(Family),
     /// The rules by which intercepted ports are not routed on.
-    PortRules(IpFamily),
+    PortRules(Family),
     /// The pools' ports among those that the kernel gives to nobody.
     ReservedPorts,
 }
@@ -28,16 +28,16 @@ impl PlanPart {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::PacketRules => "packet rules",
-            Self::PacketRulesOf(IpFamily::V4) => "IPv4 packet rules",
-            Self::PacketRulesOf(IpFamily::V6) => "IPv6 packet rules",
+            Self::PacketRulesOf(Family::V4) => "IPv4 packet rules",
+            Self::PacketRulesOf(Family::V6) => "IPv6 packet rules",
             Self::Exemptions => "exemptions",
             Self::LeftOver => "left-over rules",
-            Self::MarkRule(IpFamily::V4) => "IPv4 mark rule",
-            Self::MarkRule(IpFamily::V6) => "IPv6 mark rule",
-            Self::LocalRoutes(IpFamily::V4) => "IPv4 local routes",
-            Self::LocalRoutes(IpFamily::V6) => "IPv6 local routes",
-            Self::PortRules(IpFamily::V4) => "IPv4 rules against forwarding",
-            Self::PortRules(IpFamily::V6) => "IPv6 rules against forwarding",
+            Self::MarkRule(Family::V4) => "IPv4 mark rule",
+            Self::MarkRule(Family::V6) => "IPv6 mark rule",
+            Self::LocalRoutes(Family::V4) => "IPv4 local routes",
+            Self::LocalRoutes(Family::V6) => "IPv6 local routes",
+            Self::PortRules(Family::V4) => "IPv4 rules against forwarding",
+            Self::PortRules(Family::V6) => "IPv6 rules against forwarding",
             Self::ReservedPorts => "reserved ports",
         }
     }
@@ -77,7 +77,7 @@ impl PlanPart {
             Self::PacketRulesOf(family)
             | Self::MarkRule(family)
             | Self::LocalRoutes(family)
-            | Self::PortRules(family) => family == IpFamily::V6,
+            | Self::PortRules(family) => family == Family::V6,
             Self::PacketRules | Self::Exemptions | Self::LeftOver | Self::ReservedPorts => false,
         }
     }
@@ -85,7 +85,7 @@ impl PlanPart {
     /// True if it is left out where IPv6 is off on the loopback interface.
     pub fn needs_loopback_ipv6(self) -> bool {
         match self {
-            Self::MarkRule(family) | Self::LocalRoutes(family) => family == IpFamily::V6,
+            Self::MarkRule(family) | Self::LocalRoutes(family) => family == Family::V6,
             Self::PacketRules
             | Self::PacketRulesOf(_)
             | Self::Exemptions

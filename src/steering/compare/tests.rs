@@ -184,7 +184,7 @@ fn rule_overtaking_mark_rule_is_found() {
     let good = in_place(&plan);
     let wrong = |plan: &SteeringPlan, observed: &SteeringOutput| {
         let mut found = compare(plan, observed);
-        found.retain(|difference| difference.part == PlanPart::MarkRule(IpFamily::V4));
+        found.retain(|difference| difference.part == PlanPart::MarkRule(Family::V4));
         found.into_iter().filter_map(|difference| difference.wrong).collect::<Vec<_>>()
     };
     let rules =
@@ -230,7 +230,7 @@ fn rule_overtaking_port_rules_is_found() {
         found.wrong.as_ref().unwrap().contains("`101: from all lookup 254` comes before them"),
         "{found:?}"
     );
-    assert_eq!((found.part, found.remedy), (PlanPart::PortRules(IpFamily::V4), Remedy::MoveRule));
+    assert_eq!((found.part, found.remedy), (PlanPart::PortRules(Family::V4), Remedy::MoveRule));
 }
 
 #[test]
@@ -281,32 +281,27 @@ fn rules_that_steering_refuses_come_first() {
     for (rules, part, rule, remedy) in [
         (
             &intact,
-            PlanPart::PortRules(IpFamily::V4),
+            PlanPart::PortRules(Family::V4),
             "103:\tfrom all to 10.9.0.0/16 lookup 7",
             Remedy::ClearPlace,
         ),
         (
             &lost,
-            PlanPart::PortRules(IpFamily::V4),
+            PlanPart::PortRules(Family::V4),
             "103:\tfrom all to 10.9.0.0/16 lookup 7",
             Remedy::ClearPlace,
         ),
-        (&lost, PlanPart::PortRules(IpFamily::V4), "50:\tfrom all lookup 254", Remedy::Renew),
-        (&intact, PlanPart::PortRules(IpFamily::V4), "101:\tfrom all lookup 254", Remedy::MoveRule),
+        (&lost, PlanPart::PortRules(Family::V4), "50:\tfrom all lookup 254", Remedy::Renew),
+        (&intact, PlanPart::PortRules(Family::V4), "101:\tfrom all lookup 254", Remedy::MoveRule),
         (
             &intact,
-            PlanPart::MarkRule(IpFamily::V4),
+            PlanPart::MarkRule(Family::V4),
             "50:\tfrom all fwmark 0x1/0x1 lookup 7",
             Remedy::DeleteRule,
         ),
-        (
-            &lost,
-            PlanPart::MarkRule(IpFamily::V4),
-            "200:\tfrom all fwmark 0x1/0x1 lookup 7",
-            Remedy::DeleteRule,
-        ),
-        (&lost, PlanPart::MarkRule(IpFamily::V4), "200:\tfrom all lookup 100", Remedy::DeleteRule),
-        (&intact, PlanPart::MarkRule(IpFamily::V4), "50:\tfrom all lookup 7", Remedy::Renew),
+        (&lost, PlanPart::MarkRule(Family::V4), "200:\tfrom all fwmark 0x1/0x1 lookup 7", Remedy::DeleteRule),
+        (&lost, PlanPart::MarkRule(Family::V4), "200:\tfrom all lookup 100", Remedy::DeleteRule),
+        (&intact, PlanPart::MarkRule(Family::V4), "50:\tfrom all lookup 7", Remedy::Renew),
     ] {
         let mut lines: Vec<_> = rules.lines().chain([rule]).collect();
         lines.sort_by_key(|line| line.split(':').next().and_then(|at| at.parse::<u32>().ok()));

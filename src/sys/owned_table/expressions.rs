@@ -1,8 +1,8 @@
 //! Builds the expressions of an nf_tables rule (`linux/netfilter/nf_tables.h`).
 
+use crate::family::Family;
 use crate::sys::netlink::attribute_of;
 use crate::sys::packet_rules::name;
-use crate::sys::routing::IpFamily;
 
 /// The register that every value is loaded into.
 const REGISTER: u32 = 1;
@@ -53,10 +53,10 @@ impl NftRule {
         self.payload(TRANSPORT, 2, 2).within(first, last)
     }
 
-    pub(in crate::sys) fn family(self, family: IpFamily) -> Self {
+    pub(in crate::sys) fn family(self, family: Family) -> Self {
         let number = match family {
-            IpFamily::V4 => 2, // NFPROTO_IPV4
-            IpFamily::V6 => 10,
+            Family::V4 => 2, // NFPROTO_IPV4
+            Family::V6 => 10,
         };
         self.meta(META_FAMILY).compare(EQUAL, &[number])
     }
@@ -74,19 +74,19 @@ impl NftRule {
     }
 
     /// Matches source addresses in a set.
-    pub(in crate::sys) fn sent_by_one_of(self, family: IpFamily, set: &str) -> Self {
+    pub(in crate::sys) fn sent_by_one_of(self, family: Family, set: &str) -> Self {
         let source = match family {
-            IpFamily::V4 => self.payload(NETWORK, 12, 4),
-            IpFamily::V6 => self.payload(NETWORK, 8, 16),
+            Family::V4 => self.payload(NETWORK, 12, 4),
+            Family::V6 => self.payload(NETWORK, 8, 16),
         };
         source.lookup(set)
     }
 
     /// Matches destination addresses in a set.
-    pub(in crate::sys) fn sent_to_one_of(self, family: IpFamily, set: &str) -> Self {
+    pub(in crate::sys) fn sent_to_one_of(self, family: Family, set: &str) -> Self {
         let destination = match family {
-            IpFamily::V4 => self.payload(NETWORK, 16, 4),
-            IpFamily::V6 => self.payload(NETWORK, 24, 16),
+            Family::V4 => self.payload(NETWORK, 16, 4),
+            Family::V6 => self.payload(NETWORK, 24, 16),
         };
         destination.lookup(set)
     }

@@ -1,6 +1,7 @@
 //! Rules of policy routing.
 
-use super::{HEADER, IpFamily, header, list};
+use super::{HEADER, header, list};
+use crate::family::Family;
 use crate::sys::netlink::{array_at, attribute, text, u32_at};
 use ipnet::IpNet;
 use std::io;
@@ -60,7 +61,7 @@ pub struct RoutingRule {
 }
 
 /// Lists every rule of a family.
-pub fn rules(family: IpFamily) -> io::Result<Vec<RoutingRule>> {
+pub fn rules(family: Family) -> io::Result<Vec<RoutingRule>> {
     let mut rules = Vec::new();
     list(libc::RTM_GETRULE, &header(family, 0, 0), |body| {
         let value = |kind| attribute(body.get(HEADER..).unwrap_or_default(), kind);

@@ -1,6 +1,7 @@
 //! Ways out of this machine from several source addresses.
 
-use super::{IpFamily, LOCAL_TABLE, RouteDecision, RoutingRule, routes, rules, way};
+use super::{LOCAL_TABLE, RouteDecision, RoutingRule, far_address, routes, rules, way};
+use crate::family::Family;
 use ipnet::IpNet;
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +33,7 @@ pub enum WaysOut {
 #[derive(Debug, Default)]
 pub struct RoutingTables {
     rules: [OnceCell<Option<Vec<RoutingRule>>>; 2],
-    networks: RefCell<BTreeMap<(IpFamily, u32), TableNetworks>>,
+    networks: RefCell<BTreeMap<(Family, u32), TableNetworks>>,
 }
 
 /// Networks of a table; `None` if they are not known, or more than [`ROUTES`].
@@ -49,19 +50,19 @@ enum TablesOf<'s> {
 
 impl RoutingTables {
     /// Looks up the ways out from source addresses. Those that are not local say nothing of routes that go by them.
-    pub fn ways_out(&self, family: IpFamily, sources: impl Iterator<Item = IpAddr>) -> WaysOut {
+    pub fn ways_out(&self, family: Family, sources: impl Iterator<Item = IpAddr>) -> WaysOut {
         of_lookups(family, sources, &|to, from| way(to, from, None).ok(), |of| self.networks(family, of))
     }
 
     /// Networks that the routes of tables lead to, but for default routes; `None` if they are not known.
-    fn networks(&self, family: IpFamily, of: TablesOf<'_>) -> Option<Vec<IpNet>> {
-        let rules = self.rules[usize::from(family == IpFamily::V6)].get_or_init(|| rules(family).ok());
+    fn networks(&self, family: Family, of: TablesOf<'_>) -> Option<Vec<IpNet>> {
+        let rules = self.rules[usize::from(family == Family::V6)].get_or_init(|| rules(family).ok());
         let tables = tables(rules.as_deref()?, of).into_iter();
         let networks: Option<Vec<_>> = tables.map(|table| self.networks_of(family, table)).collect();
         Some(networks?.iter().flat_map(|networks| networks.iter().copied()).collect())
     }
 
-    fn networks_of(&self, family: IpFamily, table: u32) -> TableNetworks {
+    fn networks_of(&self, family: Family, table: u32) -> TableNetworks {
         let mut known = self.networks.borrow_mut();
         known.entry((family, table)).or_insert_with(|| networks(family, table).ok().map(Into::into)).clone()
     }
@@ -90,7 +91,7 @@ fn tables(rules: &[RoutingRule], of: TablesOf<'_>) -> BTreeSet<u32> {
 
 /// By lookups, which may not be known; `networks` are those with routes.
 fn of_lookups(
-    family: IpFamily,
+    family: Family,
     sources: impl Iterator<Item = IpAddr>,
     way: &dyn Fn(IpAddr, Option<IpAddr>) -> Option<RouteDecision>,
     networks: impl FnOnce(TablesOf<'_>) -> Option<Vec<IpNet>>,
@@ -98,12 +99,12 @@ fn of_lookups(
     let is_none = |way: Option<RouteDecision>| way == Some(RouteDecision::Nowhere);
     let mut without = Vec::new();
     for source in sources.take(SOURCES).filter(|source| way(*source, None) == Some(RouteDecision::Local)) {
-        if !is_none(way(family.far(), Some(source))) {
+        if !is_none(way(far_address(family), Some(source))) {
             return WaysOut::Default;
         }
         without.push(source);
     }
-    let from_any = way(family.far(), None);
+    let from_any = way(far_address(family), None);
     if without.is_empty() {
         return if is_none(from_any) { WaysOut::NoDefault } else { WaysOut::Default };
     }
@@ -128,7 +129,7 @@ fn of_lookups(
 }
 
 /// Networks that the routes of a table lead to, but for default routes. An error if there are more than [`ROUTES`].
-fn networks(family: IpFamily, table: u32) -> io::Result<Vec<IpNet>> {
+fn networks(family: Family, table: u32) -> io::Result<Vec<IpNet>> {
     let mut found = Vec::new();
     routes(family, table, libc::RTN_UNICAST, |network, _| {
         if network.prefix_len() > 0 {
@@ -152,10 +153,10 @@ mod tests {
             IpAddr::V6(_) => 0,
         };
         let ask = |to: IpAddr, from: Option<IpAddr>| {
-            let to = if to == IpFamily::V4.far() { "far".to_owned() } else { to.to_string() };
+            let to = if to == far_address(Family::V4) { "far".to_owned() } else { to.to_string() };
             way(&to, from.map_or(0, last))
         };
-        of_lookups(IpFamily::V4, sources.into_iter(), &ask, |_| networks)
+        of_lookups(Family::V4, sources.into_iter(), &ask, |_| networks)
     }
 
     #[test]

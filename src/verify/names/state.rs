@@ -5,7 +5,7 @@ use super::super::known::NameAnswer;
 use super::super::lookup_limiter::LookupLimiter;
 use super::super::shards::{NameKey, NameShards};
 use super::super::single_flight::SingleFlight;
-use crate::addr::Family;
+use crate::family::Family;
 use crate::hostname::Hostname;
 use metrics::{Counter, Histogram};
 use std::time::{Duration, Instant};

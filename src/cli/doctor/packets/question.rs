@@ -12,10 +12,10 @@ use crate::cli::doctor::Doctor;
 use crate::cli::doctor::listeners::has_listener;
 use crate::cli::doctor::sources;
 use crate::cli::findings::CheckFinding;
+use crate::family::Family;
 use crate::gateway::UnsteeredAddresses;
 use crate::steering::{InterceptedPorts, SteeringParams};
 use crate::sys::addresses;
-use crate::sys::routing::IpFamily;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 
 /// A client, and the destination of its packets.
@@ -187,7 +187,7 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     found.push(way_in(&caller, tenant_name));
     let request = request_to(&target).unwrap_or_else(|_| http(&name, 0));
     let sources = tenant.map(|tenant| tenant.sources.as_slice()).unwrap_or_default();
-    let drained = || sources::unusable_of(socket?, &tenant?.pool, IpFamily::of(question.from));
+    let drained = || sources::unusable_of(socket?, &tenant?.pool, Family::of(question.from));
     found.extend(drained());
     found.extend(AskedFlow { params, socket, sources, caller, target, server, request }.stations());
     found

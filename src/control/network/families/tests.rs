@@ -30,7 +30,7 @@ fn family_without_clients_is_not_told() {
         changes(before, now).map(|((pool, family), state)| (pool.to_string(), *family, state)).collect()
     };
     let dual = of(&[("10.0.1.0/24", "old"), ("10.0.2.0/24", "both"), ("fd00::/8", "both")]);
-    let refused = ("both".to_owned(), IpFamily::V6, FamilyReachability::No);
+    let refused = ("both".to_owned(), Family::V6, FamilyReachability::No);
     assert_eq!(told(&FamilyStates::new(), &dual), std::slice::from_ref(&refused));
     // A reload takes the last IPv6 clients away, and another brings some again.
     let single = of(&[("10.0.1.0/24", "old"), ("10.0.2.0/24", "both")]);
