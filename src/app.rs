@@ -35,6 +35,7 @@ use crate::gateway::{
 use crate::relay::IdleTimeouts;
 use crate::sys::liveness::Liveness;
 use crate::telemetry::{FlowLogHandle, Metrics, StandingProblem};
+use crate::threads;
 use crate::units::format_duration;
 use crate::verify::VerifierCapacity;
 use arc_swap::ArcSwap;
@@ -187,15 +188,15 @@ impl App {
         })
     }
 
-    /// Runs periodic tasks and handles signals until told to stop, or until a worker has ended.
-    async fn run_until_stopped(&mut self) {
+    /// Runs periodic tasks and handles signals until told to stop, or until a thread has ended.
+    async fn run_until_stopped(&mut self) -> Result<(), StartError> {
         let mut seconds = interval(Duration::from_secs(1));
         seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 _ = seconds.tick() => self.keep_house(),
                 order = self.signals.next() => match order {
-                    SignalAction::Stop => return,
+                    SignalAction::Stop => return Ok(()),
                     SignalAction::Reopen => self.reopen_logs(),
                     SignalAction::Reload => {
                         self.reopen_logs();
@@ -206,7 +207,12 @@ impl App {
                 },
                 () = self.workers.one_has_ended() => {
                     tracing::error!("a worker has ended by itself; stopping");
-                    return;
+                    // The worker's own result tells why.
+                    return Ok(());
+                }
+                () = threads::one_has_panicked() => {
+                    tracing::error!("stopping, because of the thread that has panicked");
+                    return Err(StartError::Panic);
                 }
             }
         }

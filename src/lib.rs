@@ -6,6 +6,7 @@
 // floor 0
 pub mod clock;
 pub mod family;
+pub mod threads;
 pub mod transport;
 // floor 1
 pub mod addr;

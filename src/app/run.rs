@@ -92,8 +92,9 @@ fn attempt(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(async {
         let mut app = App::start(startup, source, loaded, fallback)?;
-        app.run_until_stopped().await;
-        Ok(app.stop().await)
+        let ended = app.run_until_stopped().await;
+        let stopped = app.stop().await;
+        Ok(ended.and(stopped))
     });
     runtime.shutdown_background();
     result

@@ -19,7 +19,7 @@ pub enum StartError {
     /// A thread, a runtime or a signal handler could not be set up.
     #[error("cannot start: {0}")]
     System(#[from] io::Error),
-    /// A worker panicked.
-    #[error("a worker panicked; this is a bug, please report it")]
+    /// A thread panicked.
+    #[error("a thread panicked; this is a bug, please report it")]
     Panic,
 }

@@ -44,10 +44,15 @@ impl Workers {
             let (shared, stage, tell) = (Arc::clone(shared), stage.subscribe(), tell.clone());
             let heartbeat = Heartbeat::default();
             heartbeats.push(heartbeat.clone());
-            threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+            let run = move || {
                 let _says_when_it_ends = EndNotice(tell);
                 gateway::run(shared, settings, claim, listener, connections, stage, heartbeat)
-            })?);
+            };
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "any end of a worker is noticed, not a panic alone"
+            )]
+            threads.push(thread::Builder::new().name(format!("worker-{number}")).spawn(run)?);
         }
         Ok((Self { threads, ended }, heartbeats))
     }

@@ -21,6 +21,7 @@ use crate::steering::Part;
 use crate::sys::addresses;
 use crate::sys::changes::{ChangeListener, ChangeWaker};
 use crate::sys::connected::{self, ConnectedRoutes};
+use crate::threads;
 use arc_swap::ArcSwap;
 use families::FamilyRefusals;
 use pace::LookBudget;
@@ -114,7 +115,7 @@ impl NetworkThread {
         };
         watch.look();
         let (orders, ordered) = mpsc::channel();
-        thread::Builder::new().name("network".to_owned()).spawn(move || {
+        threads::spawn("network", move || {
             let last = Arc::clone(&watch.last);
             let mut bug = FailureNotice::default();
             while !stop.load(Ordering::Acquire) {

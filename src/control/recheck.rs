@@ -2,9 +2,9 @@
 
 use crate::gateway::{GatewayState, RecheckSettings, ReevaluationCounts};
 use crate::sys::priority;
+use crate::threads;
 use std::io;
 use std::sync::Arc;
-use std::thread;
 use tokio::sync::mpsc;
 
 /// Handle for requests. The thread ends when it is dropped.
@@ -15,7 +15,7 @@ impl RecheckHandle {
         // One pending request is enough: it covers all flows present when it is handled.
         let (orders, ordered) = mpsc::channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        thread::Builder::new().name("recheck".to_owned()).spawn(move || {
+        threads::spawn("recheck", move || {
             priority::yield_to_others();
             runtime.block_on(gateway.recheck(how, ordered));
         })?;

@@ -15,6 +15,7 @@ use crate::steering;
 use crate::sys::reserved_ports;
 use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
 use crate::telemetry::SockDiagMeters;
+use crate::threads;
 use arc_swap::ArcSwap;
 use metrics::Counter;
 use std::collections::BTreeSet;
@@ -77,7 +78,7 @@ impl ReconcilerThread {
         };
         let last = Arc::clone(&watch.last);
         let (stop, stopped) = mpsc::channel::<()>();
-        thread::Builder::new().name("reconcile".to_owned()).spawn(move || {
+        threads::spawn("reconcile", move || {
             let mut tick = 0;
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 tick += 1;

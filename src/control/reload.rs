@@ -23,12 +23,12 @@ use crate::gateway::GatewayState;
 use crate::steering::replace_interfaces;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
+use crate::threads;
 use crate::verify::VerifierCapacity;
 use result::{ReloadError, ReloadSummary, answer, audit_result, say};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
-use std::thread;
 use std::time::Duration;
 
 /// Most pending orders. Reloads that are pending when one ends are coalesced into the next.
@@ -142,7 +142,7 @@ impl Reloader {
     pub(crate) fn start(mut self) -> Result<(ReloadHandle, Begin), BuildError> {
         let (orders, ordered) = mpsc::sync_channel(WAITING);
         let (begin, begins) = Begin::new();
-        thread::Builder::new().name("reload".to_owned()).spawn(move || {
+        threads::spawn("reload", move || {
             priority::yield_to_others();
             begins.then(|| self.serve(&ordered));
         })?;

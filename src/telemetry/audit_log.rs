@@ -7,11 +7,13 @@
 use super::sink::{LineSink, LogTarget};
 use super::standing_problem::StandingProblem;
 use crate::audit::AuditRecord;
+use crate::clock;
+use crate::threads;
 use metrics::Counter;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use std::time::Duration;
 const QUEUE: usize = 1024;
 /// Longest time that its end may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Pause before a full queue is tried again.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes changes. Cheap to clone.
 #[derive(Clone)]
@@ -47,7 +51,7 @@ impl AuditLog {
         let (queue, queued) = mpsc::sync_channel(QUEUE);
         let reopen = Arc::new(AtomicBool::new(false));
         let ordered = Arc::clone(&reopen);
-        thread::Builder::new().name("audit-log".to_owned()).spawn(move || write(&queued, &ordered, sink))?;
+        threads::spawn("audit-log", move || write(&queued, &ordered, sink))?;
         Ok(Self { queue, reopen, errors, problem })
     }
 
@@ -58,9 +62,9 @@ impl AuditLog {
 
     /// Has a change written. Never waits.
     pub fn record(&self, change: AuditRecord) {
-        if let Err(mpsc::TrySendError::Full(AuditMessage::Change(change))) =
-            self.queue.try_send(AuditMessage::Change(Box::new(change)))
-        {
+        let Err(refused) = self.queue.try_send(AuditMessage::Change(Box::new(change))) else { return };
+        let (TrySendError::Full(unsent) | TrySendError::Disconnected(unsent)) = refused;
+        if let AuditMessage::Change(change) = unsent {
             self.errors.increment(1);
             say(&change);
         }
@@ -76,10 +80,16 @@ impl AuditLog {
     /// Waits until what was recorded is written, for some seconds at most. Whether it was.
     pub fn flush(&self) -> bool {
         let (written, done) = mpsc::sync_channel(1);
-        if self.queue.try_send(AuditMessage::Flush(written)).is_err() {
-            return false;
+        let deadline = clock::now() + PATIENCE;
+        let mut order = AuditMessage::Flush(written);
+        while let Err(refused) = self.queue.try_send(order) {
+            match refused {
+                TrySendError::Full(unsent) if clock::now() < deadline => order = unsent,
+                TrySendError::Full(_) | TrySendError::Disconnected(_) => return false,
+            }
+            thread::sleep(PAUSE);
         }
-        match done.recv_timeout(PATIENCE) {
+        match done.recv_timeout(deadline.saturating_duration_since(clock::now())) {
             Ok(()) => true,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => false,
         }
@@ -182,7 +192,7 @@ mod tests {
         let path = folder.path().join("fifo");
         nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Open for both, so that opening it does not wait; nobody reads.
-        let _reader = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        let mut reader = fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
         let (log, errors) = start(&path);
         let mut recorded = 0;
         while errors.load(Ordering::Relaxed) == 0 {
@@ -190,5 +200,23 @@ mod tests {
             log.record(change(recorded));
             recorded += 1;
         }
+        // A disk that works again in time costs no more lines.
+        let _reads_forever = thread::spawn(move || io::copy(&mut reader, &mut io::sink()));
+        assert!(log.flush());
+    }
+
+    #[test]
+    fn ended_writer_is_counted() {
+        let errors = Arc::<AtomicU64>::default();
+        let (queue, _) = mpsc::sync_channel(QUEUE);
+        let log = AuditLog {
+            queue,
+            reopen: Arc::default(),
+            errors: Counter::from_arc(Arc::clone(&errors)),
+            problem: StandingProblem::default(),
+        };
+        log.record(change(0));
+        assert!(!log.flush());
+        assert_eq!(errors.load(Ordering::Relaxed), 1);
     }
 }

@@ -10,6 +10,7 @@ use super::queue_share::QueueShares;
 use super::sink::{LineSink, LogTarget};
 use super::standing_problem::StandingProblem;
 use crate::flow::FlowRecord;
+use crate::threads;
 use metrics::Counter;
 use std::io;
 use std::sync::Arc;
@@ -46,7 +47,7 @@ impl FlowLog {
             dropped: meters.dropped,
             problem,
         };
-        thread::Builder::new().name("flow-log".to_owned()).spawn(move || {
+        threads::spawn("flow-log", move || {
             write_until_stopped(&queued, &orders, &shares, sink);
             let _ = ended.send(()); // nobody waits any more if the patience of `stop` ran out
         })?;

@@ -10,13 +10,13 @@ use super::names::{LookupMeters, NameCache};
 use super::refresh;
 use super::shards::NameKey;
 use crate::clock;
+use crate::threads;
 use arc_swap::ArcSwap;
 use rustls::RootCertStore;
 use std::collections::HashSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
@@ -88,7 +88,7 @@ impl Verifier {
             sockets: Arc::clone(&capacity.sockets),
             certificates: certificates.clone(),
         };
-        thread::Builder::new().name("verify".to_owned()).spawn(move || {
+        threads::spawn("verify", move || {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}

@@ -3,11 +3,11 @@
 use crate::clock;
 use crate::egress::{Ledger, Reaper, ReaperStop};
 use crate::sys::sock_diag::{Inquirer, SocketPresence};
+use crate::threads;
 use metrics::Counter;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// Timeout; the kernel answers in microseconds.
@@ -19,7 +19,7 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 pub(super) fn reap(ledger: &Arc<Ledger>, failures: Counter) -> io::Result<ReaperStop> {
     let (mut reaper, stop) = Reaper::new(ledger);
     let mut questions = PortQueries { open: Inquirer::open, inquirer: None, failures, complained: None };
-    thread::Builder::new().name("held-ports".to_owned()).spawn(move || {
+    threads::spawn("held-ports", move || {
         while reaper.wait() {
             reaper.reap(clock::now(), |pairs| questions.ask(pairs));
         }
