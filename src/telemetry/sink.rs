@@ -31,6 +31,8 @@ pub(super) struct LineSink {
     target: LogTarget,
     /// `None` until it could be opened.
     file: Option<File>,
+    /// The reason why the file is that of before a rotation, if it could not be opened anew.
+    stale: Option<String>,
     lines: Lines,
     errors: Counter,
     warned: Option<Instant>,
@@ -46,7 +48,7 @@ impl LineSink {
     pub(super) fn open(name: &'static str, target: LogTarget, errors: Counter) -> Self {
         let lines = Lines { buffer: Vec::new(), torn: false };
         let problem = StandingProblem::default();
-        let mut sink = Self { name, target, file: None, lines, errors, warned: None, problem };
+        let mut sink = Self { name, target, file: None, stale: None, lines, errors, warned: None, problem };
         if let Err(error) = sink.open_anew() {
             tracing::error!("{error}; going on without the {name}, which is tried again with its next lines");
             sink.problem.set(Some(error.to_string()));
@@ -73,23 +75,36 @@ impl LineSink {
 
     /// Writes the lines; those that fail are counted. Whether all were written.
     pub(super) fn write(&mut self) -> bool {
+        if self.stale.is_some() && !self.lines.buffer.is_empty() && self.open_anew().is_ok() {
+            tracing::info!("the {} is reopened now", self.name);
+        }
         if self.file.is_none() && !self.lines.buffer.is_empty() && self.try_again().is_err() {
             return false;
         }
         let Some(file) = self.file.as_mut().filter(|_| !self.lines.buffer.is_empty()) else { return true };
         let written = self.lines.write_to(file);
         match &written {
-            Ok(()) => self.problem.set(None),
+            Ok(()) => self.problem.set(self.stale.clone()),
             Err((lines, error)) => self.lost(*lines, error),
         }
         written.is_ok()
     }
 
-    /// Opens the file again, or keeps the one it has.
+    /// Opens the file again, or keeps the one it has and tries again with each write.
     pub(super) fn reopen(&mut self) {
-        if let Err(error) = self.open_anew() {
-            tracing::warn!(%error, "{} not reopened; going on with the file that was open, if any", self.name);
+        let Err(error) = self.open_anew() else { return };
+        if self.file.is_none() {
+            tracing::warn!("{error}; the {} is tried again with its next lines", self.name);
+            return;
         }
+        let stale = format!(
+            "{error}; {} lines go to the file from before the rotation, which may be deleted, until it can be opened anew, \
+             which is tried with each write",
+            self.name
+        );
+        tracing::error!("{stale}");
+        self.problem.set(Some(stale.clone()));
+        self.stale = Some(stale);
     }
 
     /// Opens what could not be opened before; without success the lines are lost.
@@ -108,6 +123,7 @@ impl LineSink {
     fn open_anew(&mut self) -> io::Result<()> {
         let (file, torn) = open(self.name, &self.target)?;
         self.file = Some(file);
+        self.stale = None;
         self.lines.torn = torn;
         Ok(())
     }
@@ -314,6 +330,28 @@ mod tests {
         let (torn, line) = text.split_once('\n').unwrap();
         assert_eq!(torn, "{\"time\":");
         assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+    }
+
+    #[test]
+    fn failed_rotation_is_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, rotated) = (directory.path().join("flows.jsonl"), directory.path().join("flows.jsonl.1"));
+        let mut sink = LineSink::open("flow log", LogTarget::File(path.clone()), Counter::noop());
+        let write = |sink: &mut LineSink| {
+            sink.push(&crate::flow::example_record(1));
+            assert!(sink.write());
+        };
+        fs::rename(&path, &rotated).unwrap();
+        fs::create_dir(&path).unwrap();
+        sink.reopen();
+        write(&mut sink);
+        assert!(sink.problem().reason().is_some_and(|why| why.contains("before the rotation")));
+        fs::remove_dir(&path).unwrap();
+        write(&mut sink);
+        assert_eq!(sink.problem().reason(), None);
+        for file in [&rotated, &path] {
+            assert_eq!(fs::read_to_string(file).unwrap().lines().count(), 1, "{}", file.display());
+        }
     }
 
     #[test]
