@@ -95,6 +95,8 @@ impl App {
         let opened = Opened::open(&config, worker_count, &liveness, &metrics)?;
         let mut problems = opened.problems();
         problems.push(startup.last_good.problem());
+        let monitoring = MonitoringLog::open(startup.last_good.folder(), clock::timestamp());
+        problems.push(monitoring.problem());
         let Opened { flow_log, audit_log, listen, listeners, metrics_listener, control_socket } = opened;
 
         let ledger = Arc::new(Ledger::new());
@@ -159,8 +161,6 @@ impl App {
             tokio::spawn(serve_control(socket, control));
         }
         let (stage, _) = watch::channel(ShutdownPhase::Running);
-        // Before the first flow.
-        let monitoring = MonitoringLog::open(startup.last_good.folder(), clock::timestamp());
         let (workers, heartbeats) = Workers::start(listeners, claims, &gateway, settings, &stage)?;
         tracing::info!(
             %listen, workers = worker_count, max_flows = room.flows, tenants, pools, config = %handles.in_force.current().version, "ready"

@@ -11,6 +11,7 @@ use crate::files::access_remedy;
 use crate::steering::RefusedInterfaces;
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
+use std::io;
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
@@ -86,8 +87,11 @@ fn broken(path: &Path, first: &str, is_hidden: bool) -> CheckFinding {
 ///
 /// A `monitor_until` that has come for the gateway is past from now on, also where the clock was set back.
 pub(super) fn load(path: &Path) -> Result<UsableConfig, ConfigReport> {
-    if let Some(date) = last_monitor_end(&state_folder()) {
-        clock::note_reached(date);
+    match last_monitor_end(&state_folder()) {
+        Ok(date) => date.into_iter().for_each(clock::note_reached),
+        // Another user than the gateway's may not read it.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+        Err(error) => eprintln!("warning: {error}; a `monitor_until` that has come may count as one to come"),
     }
     match config::load(path) {
         Ok(loaded) => Ok(UsableConfig { config: loaded.config, refusal: None }),

@@ -6,12 +6,17 @@ use crate::audit::{Originator, What};
 use crate::clock;
 use crate::files;
 use crate::policy::{Policy, TenantMode};
+use crate::telemetry::StandingProblem;
 use jiff::Timestamp;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// File of the state directory with the latest `monitor_until` that has come.
 const FILE: &str = "monitor-ended";
+/// Time between two attempts to write it.
+const PAUSE: Duration = Duration::from_secs(60);
 
 /// Checks the clock each second, for the logs, and so that a date that has come stays past: flows check the time themselves, and
 /// are not to believe a clock that was set back.
@@ -22,17 +27,33 @@ pub(crate) struct MonitoringLog {
     /// True once the log says that the clock was set back.
     told: bool,
     file: Option<PathBuf>,
+    /// Time of the last attempt to keep `reached`, if it has failed.
+    unkept: Option<Instant>,
+    problem: StandingProblem,
 }
 
 impl MonitoringLog {
     /// Goes by what the state directory says, if there is one.
     pub(crate) fn open(state: Option<&Path>, now: Timestamp) -> Self {
-        let reached = state.and_then(last_monitor_end);
+        let (reached, problem) = (state.map_or(Ok(None), last_monitor_end), StandingProblem::default());
+        let reached = reached.unwrap_or_else(|error| {
+            let why = format!(
+                "{error}; remove the file, or let the gateway's user read it, then restart the gateway"
+            );
+            problem.set(Some(unknown_end(&why)));
+            None
+        });
         if let Some(date) = reached {
             clock::note_reached(date);
         }
         let looked = reached.map_or(now, |date| date.max(now));
-        Self { looked, reached, told: false, file: state.map(|folder| folder.join(FILE)) }
+        let file = state.map(|folder| folder.join(FILE));
+        Self { looked, reached, told: false, file, unkept: None, problem }
+    }
+
+    /// The reason why a restart would not know that a date has come.
+    pub(crate) fn problem(&self) -> StandingProblem {
+        self.problem.clone()
     }
 
     pub(crate) fn watch(&mut self, policy: &Policy, now: Timestamp, auditor: &Auditor) {
@@ -40,7 +61,9 @@ impl MonitoringLog {
         if let Some(date) = date {
             self.reached = Some(date);
             clock::note_reached(date);
-            self.keep(date);
+            self.keep(clock::now());
+        } else {
+            self.keep_again(clock::now());
         }
         let time = self.reached.map_or(now, |reached| reached.max(now));
         for tenant in ended(policy, self.looked, time) {
@@ -59,22 +82,46 @@ impl MonitoringLog {
         self.looked = time;
     }
 
-    fn keep(&self, date: Timestamp) {
-        let Some(file) = &self.file else { return };
-        if let Err(error) = write(file, date.to_string().as_bytes()) {
-            tracing::error!(
-                %error,
-                "cannot keep the date in {}: a restart with a clock that was set back would monitor again",
-                file.display()
-            );
+    /// Tries again, in time, what has failed.
+    fn keep_again(&mut self, now: Instant) {
+        if self.unkept.is_some_and(|tried| now.saturating_duration_since(tried) >= PAUSE) {
+            self.keep(now);
         }
+    }
+
+    /// Writes the latest date to the state directory.
+    fn keep(&mut self, now: Instant) {
+        let Some((file, date)) = self.file.as_ref().zip(self.reached) else { return };
+        let kept = write(file, date.to_string().as_bytes());
+        let problem = kept.err().map(|error| {
+            let file = file.display();
+            unknown_end(&format!("cannot write {file}: {error}; it is tried again each minute"))
+        });
+        if let Some(problem) = problem.as_ref().filter(|_| self.unkept.is_none()) {
+            tracing::error!("{problem}");
+        }
+        self.unkept = problem.is_some().then_some(now);
+        self.problem.set(problem);
     }
 }
 
-/// The latest `monitor_until` that has come, as the state directory has it.
-pub fn last_monitor_end(state: &Path) -> Option<Timestamp> {
-    let text = files::read(&state.join(FILE), files::TEXT).ok()?;
-    String::from_utf8(text).ok()?.trim().parse().ok()
+/// Text about a date that a restart will not know, or did not.
+fn unknown_end(why: &str) -> String {
+    format!(
+        "a restart with a clock that was set back monitors again after a `monitor_until` that has come: {why}"
+    )
+}
+
+/// The latest `monitor_until` that has come, as the state directory has it; `None` if none has. An error names the file.
+pub fn last_monitor_end(state: &Path) -> io::Result<Option<Timestamp>> {
+    let file = state.join(FILE);
+    let damaged = |error: jiff::Error| io::Error::new(io::ErrorKind::InvalidData, error);
+    let date = files::read_text(&file, files::TEXT).and_then(|text| text.trim().parse().map_err(damaged));
+    match date {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot read {}: {error}", file.display()))),
+        Ok(date) => Ok(Some(date)),
+    }
 }
 
 /// The latest `monitor_until` that is past.
@@ -128,12 +175,34 @@ mod tests {
         // Long past: what is noted counts for the whole process.
         let date: Timestamp = "2001-01-01T00:00:00Z".parse().unwrap();
         let hour = jiff::SignedDuration::from_hours(1);
-        let log = MonitoringLog::open(Some(state.path()), date - hour);
+        let mut log = MonitoringLog::open(Some(state.path()), date - hour);
         assert_eq!((log.reached, log.looked), (None, date - hour));
-        log.keep(date);
+        log.reached = Some(date);
+        log.keep(clock::now());
         let log = MonitoringLog::open(Some(state.path()), date - hour);
-        assert_eq!((log.reached, log.looked), (Some(date), date));
+        assert_eq!((log.reached, log.looked, log.problem().reason()), (Some(date), date, None));
         std::fs::write(state.path().join(FILE), "soon").unwrap();
-        assert_eq!(MonitoringLog::open(Some(state.path()), date).reached, None);
+        let mut log = MonitoringLog::open(Some(state.path()), date);
+        assert_eq!(log.reached, None);
+        assert!(log.problem().reason().is_some_and(|why| why.contains("cannot read")));
+        log.reached = Some(date);
+        log.keep(clock::now());
+        assert_eq!(log.problem().reason(), None, "it is whole again");
+    }
+
+    #[test]
+    fn unkept_date_is_written_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("state");
+        let date: Timestamp = "2001-01-01T00:00:00Z".parse().unwrap();
+        let (mut log, start) = (MonitoringLog::open(Some(&state), date), clock::now());
+        log.reached = Some(date);
+        log.keep(start);
+        assert!(log.problem().reason().is_some_and(|why| why.contains("cannot write")));
+        std::fs::create_dir(&state).unwrap();
+        log.keep_again(start + PAUSE / 2);
+        assert!(log.problem().reason().is_some());
+        log.keep_again(start + PAUSE);
+        assert_eq!((log.problem().reason(), last_monitor_end(&state).unwrap()), (None, Some(date)));
     }
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// The finding about a clock that is before a date that has come, as the gateway's state directory has it.
 pub(super) fn set_back(state: &Path, now: Timestamp) -> Option<CheckFinding> {
-    let date = last_monitor_end(state).filter(|date| now < *date)?;
+    let date = last_monitor_end(state).ok()?.filter(|date| now < *date)?;
     Some(CheckFinding::warn(
         "clock",
         format!("it is {now:.0}, which is before {date}, a `monitor_until` that has come"),
