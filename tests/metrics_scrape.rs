@@ -103,6 +103,7 @@ fn scrape() -> Scrape {
         names: Some(7),
         steering: SteeringMetrics {
             parts: vec![("packet_rules", true), ("mark_rule", false)],
+            failing: Some(false),
             repairs: 4,
             refused: [0, 5],
         },

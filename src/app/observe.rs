@@ -100,7 +100,12 @@ impl ScrapeSources {
 fn steering(seen: &NetworkState) -> SteeringMetrics {
     let part = |part: Part| (part.as_str(), seen.lost.as_ref().map(|lost| !lost.contains(&part)));
     let parts = Part::ALL.map(part).into_iter().filter_map(|(part, intact)| Some((part, intact?)));
-    SteeringMetrics { parts: parts.collect(), repairs: seen.repairs, refused: seen.refused }
+    SteeringMetrics {
+        parts: parts.collect(),
+        failing: seen.failing,
+        repairs: seen.repairs,
+        refused: seen.refused,
+    }
 }
 
 fn monitored(snapshot: &Snapshot) -> Vec<MonitoredTenant> {

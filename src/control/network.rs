@@ -49,6 +49,8 @@ pub(crate) type LastNetworkState = Arc<ArcSwap<NetworkState>>;
 pub(crate) struct NetworkState {
     /// The parts of steering that are not in place; `None` if steering is not watched or could not be read.
     pub(crate) lost: Option<BTreeSet<Part>>,
+    /// True if the watch of steering has failed; `None` if steering is not watched.
+    pub(crate) failing: Option<bool>,
     /// Faults of what is looked at that readiness mentions without being affected.
     pub(crate) notes: Vec<String>,
     /// Requests for repair since the start.
@@ -162,6 +164,7 @@ fn survives(last: &LastNetworkState, bug: &mut FailureNotice, round: impl FnOnce
     let unknown = "the watch of the machine's network has failed, so steering may not be in place: see the gateway's log";
     last.store(Arc::new(NetworkState {
         lost: None,
+        failing: Some(true),
         notes: vec![unknown.to_owned()],
         ..NetworkState::clone(&last.load())
     }));
@@ -240,6 +243,7 @@ impl NetworkWatch {
         let lost = self.steering.look(clock::now());
         let seen = NetworkState {
             lost,
+            failing: self.steering.is_failing(),
             notes: self.steering.notes().into_iter().chain(self.families.notes()).collect(),
             repairs: self.steering.requests(),
             refused: self.families.counted(),
@@ -309,7 +313,7 @@ mod tests {
         assert_eq!((&last.load().lost, last.load().notes.len()), (&Some(BTreeSet::new()), 0));
         assert!(!survives(&last, &mut bug, || panic!("a bug")));
         let seen = last.load();
-        assert_eq!((&seen.lost, seen.repairs), (&None, 3));
+        assert_eq!((&seen.lost, seen.failing, seen.repairs), (&None, Some(true), 3));
         assert!(seen.notes[0].contains("has failed"), "{:?}", seen.notes);
     }
 }

@@ -235,6 +235,10 @@ catalogue! {
     STEERING_PART_INTACT = "egret_steering_part_intact", MetricKind::Gauge, Flag, ["part"],
         help: "The same for each part: packet_rules, mark_rule, port_rules, steering_table, local_routes, interfaces.",
         reading: "`local_routes` are the pools' addresses: without them answers do not come back.";
+    STEERING_WATCH_FAILING = "egret_steering_watch_failing", MetricKind::Gauge, Flag, [],
+        help: "Whether the gateway cannot find out if steering is in place: 1, or 0 if it can.",
+        reading: "At 1 `egret_steering_intact` is absent, and what is lost is not repaired; `/readyz` and the log say why. Absent with `[steering] watch = false`.",
+        alerts: ["EgretSteeringLost"];
     STEERING_REPAIRS = "egret_steering_repairs_total", MetricKind::Counter, Count, [],
         help: "Requests to put steering in place again, because something was missing.",
         reading: "Each is a line in the log. Growth means that something on the host removes rules or routes again and again: a firewall that is reloaded, a network manager.",

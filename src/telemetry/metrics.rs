@@ -90,6 +90,8 @@ pub struct Scrape {
 pub struct SteeringMetrics {
     /// Each part, and true if it is in place; empty if steering is not watched.
     pub parts: Vec<(&'static str, bool)>,
+    /// True if the watch has failed; `None` if steering is not watched.
+    pub failing: Option<bool>,
     /// Requests for repair since the start.
     pub repairs: u64,
     /// Connections refused at their SYN since the start, IPv4 and IPv6.
@@ -322,6 +324,7 @@ fn write_steering(text: &mut Exposition, steering: &SteeringMetrics) {
     for (part, intact) in &steering.parts {
         text.sample(&catalogue::STEERING_PART_INTACT, &[part], u8::from(*intact));
     }
+    text.single(&catalogue::STEERING_WATCH_FAILING, steering.failing.map(u8::from));
     text.single(&catalogue::STEERING_REPAIRS, Some(steering.repairs));
     text.family(&catalogue::REFUSED_FAMILY);
     for (family, refused) in ["ipv4", "ipv6"].into_iter().zip(steering.refused) {

@@ -78,7 +78,8 @@ impl SteeringWatch {
     pub(crate) fn due(&self) -> Option<Instant> {
         match &self.renewing {
             Some(renewing) => Some(crate::clock::now().min(renewing.deadline) + OFTEN),
-            None => self.repairs.due().filter(|_| self.can_be_repaired()),
+            // What was lost before the last look failed is not repaired.
+            None => self.repairs.due().filter(|_| self.blind.is_none() && self.can_be_repaired()),
         }
     }
 
@@ -130,6 +131,11 @@ impl SteeringWatch {
         self.blind.clone().into_iter().chain(latent).collect()
     }
 
+    /// True if the last look failed; `None` if steering is not watched.
+    pub(crate) fn is_failing(&self) -> Option<bool> {
+        self.watched.as_ref().map(|_| self.blind.is_some())
+    }
+
     /// Requests for repair since the start.
     pub(crate) fn requests(&self) -> u64 {
         self.requests
@@ -139,7 +145,7 @@ impl SteeringWatch {
     /// they are not known.
     pub(crate) fn look(&mut self, now: Instant) -> Option<BTreeSet<Part>> {
         let Some(watched) = &mut self.watched else {
-            self.look = SteeringLook::default();
+            (self.look, self.blind) = (SteeringLook::default(), None);
             self.readiness.set_unsteered(None);
             self.end_late_renewal(now);
             return None;

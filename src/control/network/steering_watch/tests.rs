@@ -60,6 +60,21 @@ fn waiting_reload_is_answered_without_a_look() {
     assert_eq!(watch.due(), None);
 }
 
+#[test]
+fn blind_watch_does_not_look_for_repairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut watch, now) = (watch(""), crate::clock::now());
+    watch.repairs = RepairRequests::new(Some(folder.path().join("request")));
+    watch.look = lost();
+    assert!(watch.request(now) && watch.due().is_some());
+    assert_eq!(watch.is_failing(), Some(false));
+    watch.blind = Some("cannot read rules".to_owned());
+    assert_eq!((watch.due(), watch.is_failing()), (None, Some(true)));
+    watch.watched = None;
+    assert_eq!((watch.look(now), watch.is_failing()), (None, None));
+    assert_eq!(watch.notes(), Vec::<String>::new());
+}
+
 const RULES: [u64; 2] = [1, 2];
 
 /// A watch that has seen these rules, and asks for repair by this file.
