@@ -111,6 +111,7 @@ impl App {
         let gateway =
             Arc::new(gateway_state(built.snapshot, &room, worker_count, flow_log.as_ref(), &metrics));
         let untracked = UntrackedPools::new(&config.pools, clock::now());
+        problems.extend([untracked.problem(), reconciler.problem()]);
         let readiness = Readiness::new();
         let network = NetworkThread::start(&gateway, &in_force, expected, listen.is_ipv6(), &readiness)?;
 

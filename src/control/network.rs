@@ -119,9 +119,9 @@ impl NetworkThread {
         let (orders, ordered) = mpsc::channel();
         threads::spawn("network", move || {
             let last = Arc::clone(&watch.last);
-            let mut bug = FailureNotice::default();
+            let mut is_reported = false;
             while !stop.load(Ordering::Acquire) {
-                if !survives(&last, &mut bug, || watch.next(&changes, &ordered)) {
+                if !survives(&last, &mut is_reported, || watch.next(&changes, &ordered)) {
                     thread::sleep(TICK);
                 }
             }
@@ -151,12 +151,12 @@ impl NetworkThread {
 }
 
 /// Runs one round of the thread; false if it panicked. Then nothing is known of steering, which readiness and metrics show.
-fn survives(last: &LastNetworkState, bug: &mut FailureNotice, round: impl FnOnce()) -> bool {
+fn survives(last: &LastNetworkState, is_reported: &mut bool, round: impl FnOnce()) -> bool {
     if catch_unwind(AssertUnwindSafe(round)).is_ok() {
-        bug.clear();
+        *is_reported = false;
         return true;
     }
-    if bug.is_due() {
+    if !std::mem::replace(is_reported, true) {
         tracing::error!(
             "the watch of the machine's network failed in a way that is a bug; please report it, and `systemctl restart egret`"
         );
@@ -202,9 +202,7 @@ impl NetworkWatch {
                 self.has_changed |= has_changed;
             }
             Err(error) => {
-                if self.deaf.is_due() {
-                    tracing::warn!(%error, "cannot receive notifications of network changes; checking every two seconds instead");
-                }
+                self.deaf.note(format!("cannot receive notifications of network changes: {error}; checking every two seconds instead"));
                 thread::sleep(TICK);
                 self.has_changed = true;
             }
@@ -232,10 +230,9 @@ impl NetworkWatch {
                 self.no_addresses.clear();
                 self.gateway.snapshot.load().unsteered.reassign(local);
             }
-            Err(error) if self.no_addresses.is_due() => {
-                tracing::warn!(%error, "cannot read the machine's addresses");
-            }
-            Err(_) => {}
+            Err(error) => self.no_addresses.note(format!(
+                "cannot read the machine's addresses: {error}; flows to new ones are not recognised as such"
+            )),
         }
         if thorough && self.has_changed {
             self.read_connected();
@@ -244,12 +241,20 @@ impl NetworkWatch {
         let seen = NetworkState {
             lost,
             failing: self.steering.is_failing(),
-            notes: self.steering.notes().into_iter().chain(self.families.notes()).collect(),
+            notes: self.notes(),
             repairs: self.steering.requests(),
             refused: self.families.counted(),
             families: self.families.in_force(),
         };
         self.last.store(Arc::new(seen));
+    }
+
+    /// Text that readiness mentions without being affected.
+    fn notes(&self) -> Vec<String> {
+        let own =
+            [&self.deaf, &self.no_addresses, &self.no_links].into_iter().filter_map(FailureNotice::text);
+        let notes = self.steering.notes().into_iter().chain(self.families.notes());
+        notes.chain(self.states.notes()).chain(own).collect()
     }
 
     /// Reads the networks of the machine's links, out of all of its routes, of which there may be a million.
@@ -260,10 +265,9 @@ impl NetworkWatch {
                 self.has_changed = false;
                 self.no_links.clear();
             }
-            Err(error) if self.no_links.is_due() => {
-                tracing::warn!(%error, "cannot read the routes of the machine's links");
-            }
-            Err(_) => {}
+            Err(error) => self.no_links.note(format!(
+                "cannot read the routes of the machine's links: {error}; those of before go on to count"
+            )),
         }
     }
 }
@@ -308,10 +312,10 @@ mod tests {
             repairs: 3,
             ..NetworkState::default()
         }));
-        let mut bug = FailureNotice::default();
-        assert!(survives(&last, &mut bug, || {}));
+        let mut is_reported = false;
+        assert!(survives(&last, &mut is_reported, || {}));
         assert_eq!((&last.load().lost, last.load().notes.len()), (&Some(BTreeSet::new()), 0));
-        assert!(!survives(&last, &mut bug, || panic!("a bug")));
+        assert!(!survives(&last, &mut is_reported, || panic!("a bug")));
         let seen = last.load();
         assert_eq!((&seen.lost, seen.failing, seen.repairs), (&None, Some(true), 3));
         assert!(seen.notes[0].contains("has failed"), "{:?}", seen.notes);

@@ -14,7 +14,7 @@ use crate::egress::{Discrepancies, KernelSockets, Ledger, Pools, ReaperStop, Rec
 use crate::steering;
 use crate::sys::reserved_ports;
 use crate::sys::sock_diag::{self, KernelSocket, States, TcpState};
-use crate::telemetry::SockDiagMeters;
+use crate::telemetry::{SockDiagMeters, StandingProblem};
 use crate::threads;
 use arc_swap::ArcSwap;
 use metrics::Counter;
@@ -41,6 +41,7 @@ pub(crate) type LastReconciliation = Arc<ArcSwap<Discrepancies>>;
 /// Reconciles until dropped.
 pub(crate) struct ReconcilerThread {
     last: LastReconciliation,
+    problem: StandingProblem,
     /// The threads end when these are dropped.
     _stop: Sender<()>,
     _reaper: ReaperStop,
@@ -76,7 +77,7 @@ impl ReconcilerThread {
             failures: meters.comparison.clone(),
             blind: FailureNotice::default(),
         };
-        let last = Arc::clone(&watch.last);
+        let (last, problem) = (Arc::clone(&watch.last), watch.blind.problem());
         let (stop, stopped) = mpsc::channel::<()>();
         threads::spawn("reconcile", move || {
             let mut tick = 0;
@@ -85,7 +86,12 @@ impl ReconcilerThread {
                 watch.tick(tick);
             }
         })?;
-        Ok(Self { last, _stop: stop, _reaper: held_ports::reap(ledger, meters.held_ports.clone())? })
+        Ok(Self { last, problem, _stop: stop, _reaper: held_ports::reap(ledger, meters.held_ports.clone())? })
+    }
+
+    /// The reason why the last comparison could not be made.
+    pub(crate) fn problem(&self) -> StandingProblem {
+        self.problem.clone()
     }
 
     pub(crate) fn last(&self) -> LastReconciliation {
@@ -129,9 +135,7 @@ impl ReconcileLoop {
             }
             Err(error) => {
                 self.failures.increment(1);
-                if self.blind.is_due() {
-                    tracing::warn!(%error, "cannot compare the port ledger with the kernel");
-                }
+                self.blind.note(format!("cannot compare the port ledger with the kernel: {error}"));
             }
         }
     }

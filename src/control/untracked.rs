@@ -8,6 +8,7 @@ use crate::addr::PortRange;
 use crate::egress::PoolSpec;
 use crate::steering::SteeredPool;
 use crate::sys::untracked::{Untracked, UntrackedRange};
+use crate::telemetry::StandingProblem;
 use ipnet::IpNet;
 use std::collections::HashSet;
 use std::io;
@@ -52,6 +53,11 @@ impl UntrackedPools {
         };
         untracked.put();
         untracked
+    }
+
+    /// The reason why the last change is not in the kernel.
+    pub(crate) fn problem(&self) -> StandingProblem {
+        self.unsupported.problem()
     }
 
     /// Adds the pools of a configuration that is about to come into force, and keeps those before.
@@ -109,12 +115,10 @@ impl UntrackedPools {
                 self.is_due = false;
                 self.unsupported.clear();
             }
-            Err(error) if self.unsupported.is_due() => tracing::warn!(
-                %error,
+            Err(error) => self.unsupported.note(format!(
                 "cannot keep connection tracking off the pools beside steering's rules (this needs Linux 5.12, nf_tables, and no other gateway here): \
-                 beside a MASQUERADE or SNAT rule, flows leave from this machine's own address while those rules are not up to date"
-            ),
-            Err(_) => {}
+                 {error}; beside a MASQUERADE or SNAT rule, flows leave from this machine's own address while those rules are not up to date"
+            )),
         }
     }
 

@@ -165,7 +165,8 @@ impl FamilyRefusals {
 
     /// Text that readiness mentions without being affected.
     pub(super) fn notes(&self) -> impl Iterator<Item = String> {
-        self.stuck.iter().map(|(pool, families)| no_way_out(pool, *families))
+        let stuck = self.stuck.iter().map(|(pool, families)| no_way_out(pool, *families));
+        stuck.chain(self.unsupported.text())
     }
 
     /// The families that the kernel refuses now.
@@ -179,12 +180,10 @@ impl FamilyRefusals {
                 self.in_kernel = Some(wanted);
                 self.unsupported.clear();
             }
-            Err(error) if self.unsupported.is_due() => tracing::warn!(
-                %error,
+            Err(error) => self.unsupported.note(format!(
                 "cannot refuse connections of an address family without a route out before the handshake (this needs \
-                 Linux 5.12 and nf_tables); dual-stack clients may hang instead of falling back to the other family"
-            ),
-            Err(_) => {}
+                 Linux 5.12 and nf_tables): {error}; dual-stack clients may hang instead of falling back to the other family"
+            )),
         }
     }
 

@@ -45,6 +45,11 @@ impl SourceStates {
         self.is_behind
     }
 
+    /// Text that readiness mentions without being affected.
+    pub(super) fn notes(&self) -> impl Iterator<Item = String> {
+        [&self.unreadable, &self.unanswered].into_iter().filter_map(FailureNotice::text)
+    }
+
     /// Checks the next addresses. `thorough` looks up withdrawn ones in every routing table, not in the local table alone.
     pub(super) fn check(&mut self, pools: &Arc<Pools>, thorough: bool) {
         if !Arc::ptr_eq(&self.pools, pools) {
@@ -59,9 +64,7 @@ impl SourceStates {
                 self.look_up(thorough, |address| table.lists(address), |address| table.is_local(address));
             }
             Err(error) => {
-                if self.unreadable.is_due() {
-                    tracing::warn!(%error, "cannot read the local routing table; the states of source addresses stay as they were");
-                }
+                self.unreadable.note(format!("cannot read the local routing table: {error}; the states of source addresses stay as they were"));
             }
         }
     }
@@ -109,9 +112,7 @@ impl SourceStates {
                     failed = true;
                     // The next check begins with the others. It is not due at once: the kernel may refuse each lookup.
                     self.cursor = at + 1;
-                    if self.unanswered.is_due() {
-                        tracing::warn!(%source, %error, "cannot look up a source address in the routing table");
-                    }
+                    self.unanswered.note(format!("cannot look up the source address {source} in the routing table: {error}; its state stays as it was"));
                     break;
                 }
             }
