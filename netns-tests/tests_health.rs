@@ -158,10 +158,15 @@ fn broken_config_keeps_last_good(family: Family) {
     let mut gateway = lab.start_gateway(&Config { gateway: NO_SOCKET.into(), ..Config::default() });
     let server = lab.listen(Host::Raw, family, 7000);
     let good = fs::read_to_string(gateway.config()).unwrap();
-    for (what, broken) in [
-        ("a key that is unknown", good.replacen("drain =", "drian =", 1)),
-        ("a port that the gateway may not take", good.replacen("[::]:15001", PRIVILEGED, 1)),
-        ("no file", String::new()),
+    let refused = "the files were refused at the start";
+    for (what, cause, broken) in [
+        ("a key that is unknown", refused, good.replacen("drain =", "drian =", 1)),
+        (
+            "a port that the gateway may not take",
+            "the gateway could not start with the files",
+            good.replacen("[::]:15001", PRIVILEGED, 1),
+        ),
+        ("no file", refused, String::new()),
     ] {
         wait_until("the good configuration to be kept", || gateway.keeps(&good));
         if broken.is_empty() {
@@ -177,7 +182,8 @@ fn broken_config_keeps_last_good(family: Family) {
         assert_eq!(gateway.metric("egret_config_fallback", &[]), 1, "{what}");
         assert_eq!(gateway.metric("egret_config_reload_success", &[]), 0, "{what}");
         let (status, said) = gateway.get("/readyz").unwrap();
-        assert!(status == 200 && said.starts_with("ready\nnote: runs on the last good"), "{what}: {said}");
+        let note = format!("ready\nnote: runs on the last good configuration, because {cause}: ");
+        assert!(status == 200 && said.starts_with(&note), "{what}: {said}");
         assert_eq!(gateway.changes().last().unwrap()["change"], "start_fallback", "{what}");
         gateway.reload(&good);
         gateway.wait_for_metric("egret_config_fallback", &[], |value| value == 0);

@@ -66,7 +66,7 @@ words! {
     What {
         /// The gateway started with a configuration.
         Start = "start",
-        /// The gateway started with the last good configuration, because its files were refused: `subject` says why.
+        /// The gateway started with the last good configuration, because its files were refused or it could not start with them: `subject` says why.
         StartFallback = "start_fallback",
         /// Reload the configuration.
         Reload = "reload",

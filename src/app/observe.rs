@@ -51,18 +51,14 @@ pub(super) fn notes(
     seen: &NetworkState,
     problems: &[StandingProblem],
 ) -> Vec<String> {
-    let fallback = handles.in_force.fallback().map(|fallback| {
-        format!(
-            "runs on the last good configuration, because the files were refused at the start: {}",
-            fallback.why
-        )
-    });
+    let fallback = handles.in_force.fallback().map(|fallback| fallback.note());
     let lacks_servers = handles.gateway.snapshot.load().verifiers().any(|verifier| verifier.lacks_servers());
     let servers = lacks_servers.then(|| {
         "cannot look names up: /etc/resolv.conf names no DNS server; `egret doctor` tells more".to_owned()
     });
     let problems = problems.iter().filter_map(StandingProblem::reason);
-    let notes = fallback.into_iter().chain(problems).chain(servers).chain(seen.notes.iter().cloned());
+    // The longest comes last, since doctor reads only so much.
+    let notes = problems.chain(servers).chain(seen.notes.iter().cloned()).chain(fallback);
     notes.map(|note| format!("note: {note}")).collect()
 }
 

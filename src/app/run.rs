@@ -2,7 +2,7 @@
 
 use super::startup::Startup;
 use super::{App, StartError};
-use crate::config::{self, LoadedConfig};
+use crate::config::{self, LoadedConfig, Severity};
 use crate::control::{FallbackCause, FallbackReason, LastGoodStore, PolicySource, steering_params};
 use crate::steering::{RefusedInterfaces, replace_interfaces, steered_interfaces};
 use crate::sys::memory;
@@ -19,6 +19,21 @@ pub enum RunError {
     /// The start failed, or a part of the gateway did.
     #[error(transparent)]
     Start(#[from] StartError),
+}
+
+impl RunError {
+    /// The reason in one line: of a report on the files, the first error, and how many findings there are beside it.
+    fn brief(&self) -> String {
+        let Self::Config(report) = self else {
+            return self.to_string().lines().next().unwrap_or_default().to_owned();
+        };
+        let first = report.diagnostics.iter().find(|finding| finding.severity == Severity::Error);
+        let first = first.map(ToString::to_string).unwrap_or_default();
+        match report.diagnostics.len().saturating_sub(1) {
+            0 => first,
+            more => format!("{first} (and {more} more: `egret check`)"),
+        }
+    }
 }
 
 /// Runs the gateway with the configuration at `path` of the startup, which SIGHUP reloads, until it is stopped (SIGTERM, SIGINT) and
@@ -56,7 +71,7 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
         tracing::error!(
             "{refused}\ntrying the last good configuration instead; fix the files, then `egret reload`"
         );
-        let fallback = FallbackReason { cause, why: refused.to_string().into() };
+        let fallback = FallbackReason { cause, why: refused.brief().into() };
         match attempt(startup, &source, loaded, Some(fallback)) {
             Ok(ended) => return Ok(ended?),
             Err(error) => tracing::error!("it does not start with that either: {error}"),
@@ -98,4 +113,21 @@ fn attempt(
     });
     runtime.shutdown_background();
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusal_is_told_in_one_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = folder.path().join("egret.toml");
+        std::fs::write(&main, "[gateway]\nfirst = 1\nsecond = 2\n").unwrap();
+        let report = config::load(&main).unwrap_err();
+        let more = report.diagnostics.len() - 1;
+        let brief = RunError::Config(report).brief();
+        assert!(more > 0 && brief.ends_with(&format!(" (and {more} more: `egret check`)")), "{brief}");
+        assert!(brief.contains(": error: ") && brief.lines().count() == 1, "{brief}");
+    }
 }

@@ -52,16 +52,30 @@ pub(crate) enum FallbackCause {
     Start,
 }
 
-/// Present while the gateway runs on a kept configuration because its files were refused.
+/// Present while the gateway runs on a kept configuration because it did not start with its files.
 #[derive(Debug, Clone)]
 pub(crate) struct FallbackReason {
     /// The reason for it.
     pub(crate) cause: FallbackCause,
-    /// The report of the refusal.
+    /// The reason in one line: of a report, its first error.
     pub(crate) why: Arc<str>,
 }
 
 impl FallbackReason {
+    /// Text that readiness mentions.
+    pub(crate) fn note(&self) -> String {
+        let (happened, fix) = match self.cause {
+            FallbackCause::Files => {
+                ("the files were refused at the start", "correct the files, then `egret reload`")
+            }
+            FallbackCause::Start => (
+                "the gateway could not start with the files",
+                "remove that cause, or correct the files, then `egret reload`; where that leaves this note, `systemctl restart egret`",
+            ),
+        };
+        format!("runs on the last good configuration, because {happened}: {}; fix: {fix}", self.why)
+    }
+
     /// True if a reload of the files ends it, which differs from the running configuration in these tables that only a restart
     /// can change. Where the start has failed because of such a table, the next one may fail again.
     pub(crate) fn is_ended_by_reload(&self, restart: &[String]) -> bool {
@@ -231,6 +245,8 @@ mod tests {
     #[test]
     fn reload_ends_fallback_unless_restart_may_fail() {
         let of = |cause| FallbackReason { cause, why: "".into() };
+        assert!(of(FallbackCause::Files).note().contains("files were refused"));
+        assert!(of(FallbackCause::Start).note().contains("could not start"));
         let differs = ["[gateway]".to_owned()];
         assert!(of(FallbackCause::Files).is_ended_by_reload(&differs));
         assert!(of(FallbackCause::Start).is_ended_by_reload(&[]));

@@ -251,8 +251,8 @@ catalogue! {
         reading: "At 0 the gateway runs on the configuration before; `egret check` shows what is wrong with the new one.",
         alerts: ["EgretConfigReloadFailed"];
     CONFIG_FALLBACK = "egret_config_fallback", MetricKind::Gauge, Flag, [],
-        help: "Whether the gateway runs on the last good configuration, because it refused its files at the start.",
-        reading: "At 1 the files were refused when the gateway started, and what they say is not in force; `/readyz` and the log say why. A reload that takes effect ends it.",
+        help: "Whether the gateway runs on the last good configuration, because it did not start with its files.",
+        reading: "At 1 the files were refused when the gateway started, or it could not start with them (a port in use), and what they say is not in force; `/readyz` and the log say why. A reload that takes effect ends it.",
         alerts: ["EgretConfigReloadFailed", "EgretConfigFallback"];
     CONFIG_INFO = "egret_config_info", MetricKind::Gauge, Flag, ["version"],
         help: "Always 1; the label is the hash of the configuration in force.",

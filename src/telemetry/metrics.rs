@@ -75,7 +75,7 @@ pub struct Scrape {
     pub config_version: Arc<str>,
     /// True if the last load of the configuration succeeded.
     pub config_reload_success: bool,
-    /// True if the last good configuration is in force, because the files were refused at the start.
+    /// True if the last good configuration is in force, because the gateway did not start with its files.
     pub config_fallback: bool,
     /// Packets that steering dropped or did not intercept, by kind; empty where they cannot be read.
     pub steering_packets: Vec<(&'static str, u64)>,

@@ -79,11 +79,13 @@ pub(super) fn ready(metrics: SocketAddr, service: Option<&Service>) -> CheckFind
             if notes.is_empty() {
                 return CheckFinding::ok(CHECK, found);
             }
+            let told: Vec<_> =
+                notes.iter().map(|note| note.split_once(FIX).map_or(*note, |(told, _)| told)).collect();
             CheckFinding::warn(
                 CHECK,
-                format!("{found}, which notes: {}", notes.join("; ")),
+                format!("{found}, which notes: {}", told.join("; ")),
                 "the gateway takes flows, but not everything is as it should be",
-                Mend::run("journalctl -u egret"),
+                remedy_of_notes(&notes),
             )
         }
         Ok((NOT_READY, said)) => CheckFinding::fail(
@@ -126,11 +128,27 @@ fn first_line(said: &str) -> &str {
     said.lines().next().unwrap_or_default()
 }
 
+/// Begins the remedy within a note.
+const FIX: &str = "; fix: ";
+
+/// The remedies that notes name, and the log for those that name none.
+fn remedy_of_notes(notes: &[&str]) -> Mend {
+    let fixes: Vec<_> = notes.iter().filter_map(|note| Some(note.split_once(FIX)?.1)).collect();
+    match &fixes[..] {
+        [fix] if notes.len() == 1 => mend(fix),
+        fixes if fixes.len() == notes.len() => fixes.join("; ").into(),
+        fixes => Mend::run("journalctl -u egret").and(fixes.join("; ")),
+    }
+}
+
 /// The remedy that the gateway names in the line after the reason.
 fn remedy(said: &str) -> Mend {
-    let Some(fix) = said.lines().nth(1).and_then(|line| line.strip_prefix("fix: ")) else {
-        return Mend::run("journalctl -u egret");
-    };
+    let fix = said.lines().nth(1).and_then(|line| line.strip_prefix("fix: "));
+    fix.map_or_else(|| Mend::run("journalctl -u egret"), mend)
+}
+
+/// The remedy for words of the gateway's.
+fn mend(fix: &str) -> Mend {
     let remedy = Remedy::ALL.into_iter().find(|remedy| remedy.as_str() == fix);
     remedy.map_or_else(|| fix.into(), Mend::from)
 }
@@ -242,6 +260,21 @@ mod tests {
             let finding = answered(&format!("HTTP/1.1 503 Service Unavailable\r\n\r\n{said}"), true);
             let reason = said.lines().next().unwrap();
             assert!(finding.found.ends_with(&format!(": {reason}")), "{finding:?}");
+            assert_eq!(finding.mend, Some(remedy));
+        }
+    }
+
+    #[test]
+    fn notes_name_their_own_remedies() {
+        let log = || Mend::run("journalctl -u egret");
+        for (notes, told, remedy) in [
+            ("note: x\n", "x", log()),
+            ("note: x; fix: mend x\n", "x", "mend x".into()),
+            ("note: x; fix: mend x\nnote: y\n", "x; y", log().and("mend x")),
+            ("note: x; fix: mend x\nnote: y; fix: mend y\n", "x; y", "mend x; mend y".into()),
+        ] {
+            let finding = answered(&format!("HTTP/1.1 200 OK\r\n\r\nready\n{notes}"), true);
+            assert!(finding.found.ends_with(&format!("which notes: {told}")), "{finding:?}");
             assert_eq!(finding.mend, Some(remedy));
         }
     }
