@@ -75,6 +75,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
         vec![kernel::version(), kernel::transparent_sockets(), kernel::modules(), kernel::migration()];
     found.extend(process::capability(service.as_ref()));
     found.push(process::descriptors(service.as_ref(), doctor));
+    found.extend(process::stop_timeout(service.as_ref(), doctor));
     found.extend([
         kernel::timestamps(),
         kernel::socket_list(),
@@ -136,6 +137,7 @@ mod tests {
             socket: None,
             resolver: None,
             pools: Vec::new(),
+            drain: std::time::Duration::ZERO,
             wanted_flows: u32::MAX,
             wanted_descriptors: u64::MAX / 8,
             tenants: Vec::new(),

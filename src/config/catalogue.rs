@@ -84,7 +84,7 @@ section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-ou
     ADMIN: EitherType<ControlSocketType> = EitherType("off", ControlSocketType), "admin", Default(r#""unix:/run/egret/admin.sock""#), r#""unix:/run/egret/admin.sock""#,
         "The control socket, by which `egret ports`, `names`, `reload`, `candidate` and `explain --live` reach the gateway. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. A socket that cannot be opened is logged and tried again each second; the gateway goes on without it.";
     DRAIN: SpanType = span(0, 3_600_000), "drain", Default(r#""30s""#), r#""30s""#,
-        "How long flows may go on after the order to stop. Those that are left are reset at both ends. New connections are not answered from the order on until the gateway has started again: set it shorter where clients cannot wait for that at a restart. The unit's `TimeoutStopSec` (90 s) has to be longer.";
+        "How long flows may go on after the order to stop. Those that are left are reset at both ends. New connections are not answered from the order on until the gateway has started again: set it shorter where clients cannot wait for that at a restart. The unit's `TimeoutStopSec` (90 s) has to be longer, or systemd kills the gateway before: `systemctl edit egret` sets it, and `egret doctor` warns.";
     CONNECT_TIMEOUT: SpanType = span(100, 300_000), "connect_timeout", Default(r#""10s""#), r#""10s""#,
         "How long a server may take to answer a connection request.";
     IDLE_TIMEOUT: EitherType<SpanType> = EitherType("off", span(1000, 30 * 86_400_000)), "idle_timeout", Default(r#""off""#), r#""4h""#,

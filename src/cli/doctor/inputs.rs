@@ -9,6 +9,7 @@ use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Settings of the configuration that doctor needs.
 #[derive(Debug, Clone)]
@@ -23,6 +24,8 @@ pub struct Doctor {
     pub resolver: Option<AskedResolver>,
     /// The pools that tenants leave from.
     pub(super) pools: Vec<families::UsedPool>,
+    /// The time that flows have when the gateway stops.
+    pub drain: Duration,
     /// Flows that there should be room for at once.
     pub wanted_flows: u32,
     /// The least limit on file descriptors that has room for them.
@@ -46,6 +49,7 @@ impl Doctor {
                 name: looked_up(config).map_or_else(|| ANY_NAME.to_owned(), ToString::to_string),
             }),
             pools: families::used_pools(config),
+            drain: config.gateway.drain,
             wanted_flows,
             wanted_descriptors: descriptors_for(wanted_flows, worker_count(config)),
             tenants: config

@@ -6,9 +6,11 @@ use super::proc::read;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::cli::tool::output;
+use crate::units::format_duration;
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs::{self, DirEntry};
 use std::io;
+use std::time::Duration;
 
 /// Bit of `CAP_NET_ADMIN`, see capability.h.
 const NET_ADMIN: u32 = 12;
@@ -139,9 +141,7 @@ fn has_net_admin(status: &str) -> bool {
 
 pub(super) fn descriptors(service: Option<&Service>, doctor: &Doctor) -> CheckFinding {
     let running = service.and_then(|service| Some((open_files(&service.limits)?, service.pid)));
-    // A gateway that was started otherwise gets nothing by the unit.
-    let unit = unit().filter(|unit| running.is_none_or(|(_, pid)| unit.process == pid));
-    let unit = unit.map(|unit| unit.open_files);
+    let unit = unit_of(service).map(|unit| unit.open_files);
     enough_descriptors(running, unit, doctor.wanted_descriptors, doctor.wanted_flows)
 }
 
@@ -178,6 +178,24 @@ fn enough_descriptors(
     CheckFinding::warn(CHECK, found, why, mend)
 }
 
+/// Finds a unit by which systemd kills the gateway before its flows have had `[gateway] drain`.
+pub(super) fn stop_timeout(service: Option<&Service>, doctor: &Doctor) -> Option<CheckFinding> {
+    longer_than_drain(unit_of(service)?.stop?, doctor.drain)
+}
+
+fn longer_than_drain(stop: Duration, drain: Duration) -> Option<CheckFinding> {
+    if stop > drain {
+        return None;
+    }
+    let [shown, killed, wanted] = [drain, stop, drain + Duration::from_secs(60)].map(format_duration);
+    Some(CheckFinding::warn(
+        "stop timeout",
+        format!("egret.service has TimeoutStopSec={killed}, and `[gateway] drain` is {shown}"),
+        "a stop or restart kills the gateway before the drain period is over, with the last lines of its logs",
+        format!("systemctl edit egret: [Service] TimeoutStopSec={wanted}"),
+    ))
+}
+
 /// `LimitNOFILE=` of deploy/egret.service.
 const UNIT_OPEN_FILES: u64 = 1_048_576;
 
@@ -186,12 +204,36 @@ const UNIT_OPEN_FILES: u64 = 1_048_576;
 struct ServiceUnit {
     /// The limit that its process gets when it is started.
     open_files: u64,
+    /// The time until a stop is enforced; `None` if it is not, or not known.
+    stop: Option<Duration>,
     /// Its process; 0 if it does not run.
     process: u32,
 }
 
-fn unit() -> Option<ServiceUnit> {
-    ServiceUnit::shown(&output("systemctl show egret.service -p LoadState -p LimitNOFILE -p MainPID").ok()?)
+/// egret.service, if the gateway is or would be its process. One that was started otherwise gets nothing by the unit.
+fn unit_of(service: Option<&Service>) -> Option<ServiceUnit> {
+    let shown =
+        output("systemctl show egret.service -p LoadState -p LimitNOFILE -p TimeoutStopUSec -p MainPID");
+    ServiceUnit::shown(&shown.ok()?).filter(|unit| service.is_none_or(|service| unit.process == service.pid))
+}
+
+/// Reads a time span as systemd prints it, such as `1min 30s`; `None` for `infinity`, and for months and years.
+fn time_span(text: &str) -> Option<Duration> {
+    let part = |part: &str| {
+        let (number, unit) = part.split_at(part.find(|c: char| c.is_ascii_alphabetic())?);
+        let seconds = match unit {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "min" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            "w" => 604_800.0,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
+    };
+    text.split_whitespace().map(part).sum::<Option<_>>().filter(|span: &Duration| !span.is_zero())
 }
 
 impl ServiceUnit {
@@ -199,7 +241,8 @@ impl ServiceUnit {
         let value = |key| shown.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
         let limit = value("LimitNOFILE").filter(|_| value("LoadState") == Some("loaded"))?;
         let open_files = if limit == "infinity" { u64::MAX } else { limit.parse().ok()? };
-        Some(Self { open_files, process: value("MainPID")?.parse().ok()? })
+        let stop = value("TimeoutStopUSec").and_then(time_span);
+        Some(Self { open_files, stop, process: value("MainPID")?.parse().ok()? })
     }
 }
 
@@ -262,6 +305,23 @@ mod tests {
         assert_eq!(shown("LimitNOFILE=524288\nMainPID=0\nLoadState=not-found\n"), None);
         assert_eq!(shown("LimitNOFILE=1048576\nMainPID=7\nLoadState=loaded\n"), Some((UNIT_OPEN_FILES, 7)));
         assert_eq!(shown("LimitNOFILE=infinity\nMainPID=0\nLoadState=loaded\n"), Some((u64::MAX, 0)));
+    }
+
+    #[test]
+    fn unit_that_ends_a_drain_is_told() {
+        let shown = "LimitNOFILE=8\nMainPID=0\nLoadState=loaded\nTimeoutStopUSec=";
+        let stop = |span: &str| ServiceUnit::shown(&format!("{shown}{span}\n")).unwrap().stop;
+        for (span, seconds) in [("1min 30s", Some(90)), ("1h", Some(3600)), ("infinity", None), ("", None)] {
+            assert_eq!(stop(span), seconds.map(Duration::from_secs), "{span}");
+        }
+        let seconds = Duration::from_secs;
+        assert!(longer_than_drain(seconds(90), seconds(30)).is_none());
+        let found = longer_than_drain(seconds(90), seconds(300)).unwrap();
+        assert!(
+            found.found.contains("TimeoutStopSec=90s") && found.found.ends_with("`[gateway] drain` is 5m"),
+            "{found:?}"
+        );
+        assert!(found.mend.unwrap().to_string().contains("TimeoutStopSec=6m"));
     }
 
     #[test]
