@@ -240,7 +240,14 @@ fn changing_the_share_keeps_the_counts() {
     let lab = Lab::new();
     let rollout = Rollout::new(&lab);
     let server = lab.listen(Host::Named, Family::V4, 443);
-    assert_eq!(rollout.ask(&["share", "10"]).status.code(), Some(1), "no candidate is loaded");
+    for (lines, order) in [(2, &["share", "10"][..]), (3, &["drop"])] {
+        assert_eq!(rollout.ask(order).status.code(), Some(1), "no candidate is loaded");
+        let change = rollout.gateway.change(lines);
+        assert!(
+            change["change"] == format!("candidate_{}", order[0]) && change["result"] == "refused",
+            "{change}"
+        );
+    }
     rollout.load(STRICTER, &[]);
     let loaded = rollout.status()["loaded"].clone();
     assert!(rollout.asks(&server, "allowed.example.org").0);
@@ -262,8 +269,9 @@ fn changing_the_share_keeps_the_counts() {
     let status = rollout.status();
     assert_eq!((&status["state"], &status["loaded"]), (&"observing".into(), &loaded), "{status:#}");
     assert_eq!(rollout.counts("alpha"), [0, 3, 1, 0]);
-    rollout.gateway.change(5);
-    let changes = rollout.gateway.changes();
+    rollout.gateway.change(7);
+    let mut changes = rollout.gateway.changes();
+    changes.retain(|line| line["result"] == "done");
     let shares: Vec<_> = changes.iter().filter(|line| line["change"] == "candidate_share").collect();
     let percent: Vec<_> = shares.iter().map(|line| line["percent"].as_u64()).collect();
     assert_eq!(percent, [Some(100), Some(100), Some(0)]);

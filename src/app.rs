@@ -147,7 +147,7 @@ impl App {
             network: network.clone(),
             untracked,
         };
-        let (reloads, begin) = reloader.start()?;
+        let (reloads, start_gate) = reloader.start()?;
 
         let (last, steering) = (reconciler.last(), network.last());
         let sources =
@@ -168,7 +168,7 @@ impl App {
         );
         auditor.started();
         readiness.advance(admin::Lifecycle::Ready);
-        begin.begin();
+        start_gate.open();
         // Fails without effect if there is no supervisor.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         Ok(Self {

@@ -1,4 +1,4 @@
-//! Changes to the gateway for the audit log: one [`AuditRecord`], one line. docs/audit.md explains the keys.
+//! Changes to the gateway, and traces of flows, for the audit log: one [`AuditRecord`], one line. docs/audit.md explains the keys.
 
 use serde::{Deserialize, Serialize, Serializer};
 use std::fmt;
@@ -83,10 +83,12 @@ words! {
         /// Drop the candidate.
         CandidateDrop = "candidate_drop",
         /// A canary was rolled back, because it denied too much.
-        CandidateFallBack = "candidate_fall_back",
+        CandidateRollback = "candidate_fall_back",
+        /// Show an operator the steps of flows, with their clients and names: `subject` says of which.
+        Trace = "trace",
         /// A tenant's `monitor_until` has passed: `subject` is the tenant, which now enforces.
         MonitorEnd = "monitor_end",
-        /// An order without permission: `subject` is the order.
+        /// An order, or a query for the steps of a trace, without permission: `subject` is its path.
         Forbidden = "forbidden",
     }
 }

@@ -6,6 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+/// Error of what takes a loaded candidate.
+pub const NO_CANDIDATE: &str = "no candidate is loaded; `egret candidate load FILE` loads one";
+
 /// The body of `POST /v1/candidate/load`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

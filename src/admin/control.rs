@@ -11,7 +11,7 @@ use super::control_error::ControlError;
 use super::explain::{ExplainQuery, ExplainReport};
 use super::names::{NamesQuery, NamesReport};
 use super::peer::Peer;
-use super::pending_order::PendingOrder;
+use super::pending_order::{NO_MORE_ORDERS, ORDER_BUG, PendingOrder};
 use super::places::RequestMark;
 use super::ports::{DrainAnswer, DrainOrder, PortsQuery, PortsReport};
 use super::probe::{ProbeExpected, ProbeOrder, ProbeQuery, ProbedFlowAnswer};
@@ -46,7 +46,7 @@ pub type OrderHandler<Q, A> = Arc<dyn Fn(SocketPeer, Q) -> Result<A, ControlErro
 /// Callback for rejected orders: the peer, the order, and the reason.
 pub type RejectionCallback = Arc<dyn Fn(SocketPeer, &str, &str) + Send + Sync>;
 
-/// Handlers of the control API. Called on the control thread.
+/// Handlers of the control API. Called on the main thread.
 #[derive(Clone)]
 pub struct ControlHandlers {
     /// Reports port usage.
@@ -241,7 +241,8 @@ async fn carried_out<A>(order: Result<PendingOrder<A>, ControlError>) -> Result<
     let mut order = order.map_err(refused)?;
     match timeout(reload::PATIENCE, order.answer()).await {
         Ok(Some(answer)) => Ok(answer),
-        Ok(None) => Err(error(StatusCode::SERVICE_UNAVAILABLE, "the gateway is stopping")),
+        Ok(None) if order.has_begun() => Err(error(StatusCode::INTERNAL_SERVER_ERROR, ORDER_BUG)),
+        Ok(None) => Err(error(StatusCode::SERVICE_UNAVAILABLE, NO_MORE_ORDERS)),
         Err(_) => Err(error(StatusCode::GATEWAY_TIMEOUT, late(order.has_begun()))),
     }
 }

@@ -1,6 +1,6 @@
 //! The metrics listener (health, readiness, metrics), and the control API on a unix socket.
 //!
-//! Both run on the control thread, never on a worker. Connections are bounded in number and in time, and each answers one
+//! Both run on the main thread, never on a worker; the text of a scrape is rendered on a thread of its own. Connections are bounded in number and in time, and each answers one
 //! request. A peer that opens many loses its own: see `places`.
 
 mod bounded;
@@ -22,8 +22,8 @@ mod trace;
 pub use bounded::CONNECTIONS;
 pub use candidate::{
     CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, DropAnswer, ExampleFlows, FileRead,
-    FileSet, LoadAnswer, LoadOrder, PromoteOrder, PromotionFiles, RequestChanges, RollbackReport,
-    ShareAnswer, ShareOrder, TenantChanges,
+    FileSet, LoadAnswer, LoadOrder, NO_CANDIDATE, PromoteOrder, PromotionFiles, RequestChanges,
+    RollbackReport, ShareAnswer, ShareOrder, TenantChanges,
 };
 pub use control::{
     CandidateHandlers, ControlHandlers, OrderHandler, QueryHandler, RejectionCallback, serve_control,
@@ -35,7 +35,7 @@ pub use explain::{
     canary_remedy, parse_address,
 };
 pub use names::{MismatchRow, NamesQuery, NamesReport};
-pub use pending_order::{OrderReply, PendingOrder, pending_order};
+pub use pending_order::{NO_MORE_ORDERS, ORDER_BUG, OrderReply, PendingOrder, pending_order};
 pub use ports::{
     ClientPorts, DestinationFilter, DestinationPorts, DrainAnswer, DrainOrder, PortsQuery, PortsReport,
     SourcePorts, TenantPorts, report,
@@ -72,7 +72,7 @@ pub struct AdminState {
     pub readiness: Readiness,
     /// Notes to show with readiness even though the gateway is ready. One line each.
     pub notes: Arc<dyn Fn() -> Vec<String> + Send + Sync>,
-    /// Renders the metrics, in the Prometheus text format 0.0.4. Called for each scrape, on the control thread.
+    /// Renders the metrics, in the Prometheus text format 0.0.4. Called for each scrape, on a thread that may block.
     pub render: Arc<dyn Fn() -> String + Send + Sync>,
 }
 

@@ -4,6 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
+/// Error of an order that comes after the last one that is carried out, or was waiting then.
+pub const NO_MORE_ORDERS: &str =
+    "the gateway carries out no orders any more: it is stopping, and its log says why";
+
+/// Error of an order that panicked.
+pub const ORDER_BUG: &str =
+    "the order failed in a way that is a bug; please report it, with what the gateway's log says";
+
 /// An order that has been taken, for whoever waits for its result.
 #[derive(Debug)]
 pub struct PendingOrder<A> {
@@ -38,7 +46,7 @@ impl<A> OrderReply<A> {
 }
 
 impl<A> PendingOrder<A> {
-    /// Waits for the result. `None` if the thread has ended without one.
+    /// Waits for the result. `None` if there will be none: the order has panicked if it has begun, else the thread has ended.
     pub(super) async fn answer(&mut self) -> Option<A> {
         (&mut self.answer).await.ok()
     }

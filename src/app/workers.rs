@@ -76,7 +76,7 @@ impl Workers {
     }
 }
 
-/// Notifies the control thread when a worker's thread ends, even by panic.
+/// Notifies the main thread when a worker's thread ends, even by panic.
 struct EndNotice(mpsc::UnboundedSender<()>);
 
 impl Drop for EndNotice {

@@ -82,7 +82,7 @@ section! { gateway, "[gateway]", "The daemon: its listeners, workers and time-ou
     METRICS: EitherType<ListenAddressType> = EitherType("off", ListenAddressType), "metrics", Default(r#""127.0.0.1:9915""#), r#""127.0.0.1:9915""#,
         "Where `/metrics`, `/healthz` and `/readyz` are served. Pools never hand out this port. A listener that cannot be opened is logged and tried again each second; the gateway goes on without it.";
     ADMIN: EitherType<ControlSocketType> = EitherType("off", ControlSocketType), "admin", Default(r#""unix:/run/egret/admin.sock""#), r#""unix:/run/egret/admin.sock""#,
-        "The control socket, by which `egret ports`, `names`, `reload`, `candidate` and `explain --live` reach the gateway. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. A socket that cannot be opened is logged and tried again each second; the gateway goes on without it.";
+        "The control socket, by which `egret ports`, `names`, `reload`, `candidate`, `trace`, `doctor` and `explain --live` reach the gateway. Its user and group may connect (mode 0660); what changes the gateway takes root, or the gateway's own user or group. A socket that cannot be opened is logged and tried again each second; the gateway goes on without it.";
     DRAIN: SpanType = span(0, 3_600_000), "drain", Default(r#""30s""#), r#""30s""#,
         "How long flows may go on after the order to stop. Those that are left are reset at both ends. New connections are not answered from the order on until the gateway has started again: set it shorter where clients cannot wait for that at a restart. The unit's `TimeoutStopSec` (90 s) has to be longer, or systemd kills the gateway before: `systemctl edit egret` sets it, and `egret doctor` warns.";
     CONNECT_TIMEOUT: SpanType = span(100, 300_000), "connect_timeout", Default(r#""10s""#), r#""10s""#,
@@ -179,7 +179,7 @@ section! { flow_log, "[flow_log]", "One JSON line per flow.", elsewhere |_| None
         "Lines that wait to be written. When it is full, lines are dropped and counted; flows never wait. The default bridges a disk that stalls for a second at sixteen thousand flows a second, in some 8 MiB.";
 }
 
-section! { audit, "[audit]", "One JSON line for each change of the gateway: reloads, drains, whatever the control socket is asked to change.", elsewhere |_| None;
+section! { audit, "[audit]", "One JSON line for each change of the gateway: reloads, drains, whatever the control socket is asked to change, and for each trace.", elsewhere |_| None;
     PATH: AuditTargetType = AuditTargetType, "path", Default(r#""stderr""#), r#""/var/log/egret/audit.jsonl""#,
         "Where lines go. `\"stderr\"` is beside the gateway's messages: under systemd, the journal. A file is appended to, and opened anew on SIGUSR1 and SIGHUP. docs/audit.md explains the lines.";
 }

@@ -35,7 +35,8 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     pub(crate) fn control(self) -> ControlHandlers {
-        let (reloads, auditor) = (self.reloads.clone(), self.auditor.clone());
+        let reloads = self.reloads.clone();
+        let [tracing, rejecting] = std::array::from_fn(|_| self.auditor.clone());
         let candidate = CandidateApi {
             candidates: self.handles.candidates.clone(),
             reloads: self.reloads.clone(),
@@ -51,14 +52,14 @@ impl ControlPlane {
             names: Arc::new(move |query| names.names(query)),
             drain: Arc::new(move |peer, order| drain.audited_drain(peer, order)),
             reload: Arc::new(move |peer, ()| reloads.order(Originator::Control(peer))),
-            trace: Arc::new(move |peer, order| trace::start(&started, peer, order)),
+            trace: Arc::new(move |peer, order| trace::audited_start(&started, &tracing, peer, order)),
             traced: Arc::new(move |query| Ok(trace::read(&read, &query))),
             probe: Arc::new(move |peer, order| Ok(probe::expect(&expecting.table, peer, &order))),
             probed: Arc::new(move |query| Ok(probe::find(&finding.table, &query))),
             candidate: candidate.control(),
             forbidden: Arc::new(move |peer, order, why| {
                 tracing::warn!(%peer, order, "refused: {why}");
-                auditor.noted(
+                rejecting.noted(
                     What::Forbidden,
                     Originator::Control(peer),
                     order.to_owned(),

@@ -16,6 +16,13 @@ pub(crate) struct AuditedCandidate {
     pub(crate) revoked: u64,
 }
 
+/// An order as the audit log names it, for one that another thread carries out.
+pub(crate) struct AuditedOrder {
+    pub(crate) what: What,
+    pub(crate) by: Originator,
+    pub(crate) subject: Option<String>,
+}
+
 /// Handle for writing audit records.
 #[derive(Clone)]
 pub(crate) struct Auditor {
@@ -41,12 +48,24 @@ impl Auditor {
     }
 
     /// Records an action on `subject` that leaves the configuration unchanged, or the reason why it was refused.
-    pub(crate) fn noted(&self, what: What, by: Originator, subject: String, result: Result<(), String>) {
-        let change = AuditRecord { subject: Some(subject), ..self.change(what, by) };
+    pub(crate) fn noted(
+        &self,
+        what: What,
+        by: Originator,
+        subject: impl Into<Option<String>>,
+        result: Result<(), String>,
+    ) {
+        let change = AuditRecord { subject: subject.into(), ..self.change(what, by) };
         self.log.record(match result {
             Ok(()) => change,
             Err(why) => refused(change, why),
         });
+    }
+
+    /// Records that an order was not carried out.
+    pub(crate) fn refused(&self, order: AuditedOrder, why: &str) {
+        let AuditedOrder { what, by, subject } = order;
+        self.noted(what, by, subject, Err(why.to_owned()));
     }
 
     /// Records a change of the candidate that was loaded from `subject`.
@@ -112,4 +131,36 @@ impl Auditor {
 
 fn refused(change: AuditRecord, why: String) -> AuditRecord {
     AuditRecord { result: Verdict::Refused, why: Some(why), ..change }
+}
+
+#[cfg(test)]
+impl Auditor {
+    /// Writes to a file in this folder.
+    pub(crate) fn in_test(folder: &std::path::Path) -> Self {
+        use super::active_config::CompiledConfig;
+        use crate::telemetry::{LogTarget, Metrics};
+        let main = folder.join("egret.toml");
+        let text = "[steering]\ninterfaces = [\"lan\"]\n[[pool]]\nname = \"p\"\naddresses = [\"203.0.113.16/30\"]\n\
+                    [[tenant]]\nname = \"t\"\nsources = [\"10.0.1.0/24\"]\npool = \"p\"\n";
+        std::fs::write(&main, text).unwrap();
+        let loaded = crate::config::load(&main).unwrap();
+        let (metrics, capacity) =
+            (Metrics::new(clock::wall(), 1).0.into(), crate::verify::VerifierCapacity::new(1, 1));
+        let built =
+            CompiledConfig::new(&loaded.config, loaded.files, &Arc::default(), &metrics, &capacity, None);
+        let log = LogTarget::File(Self::file_in_test(folder));
+        let log = AuditLog::start(log, metrics.gateway().audit_log_errors.clone()).unwrap();
+        Self::new(log, ActiveConfig::new(&built.unwrap(), None))
+    }
+
+    /// The records in that folder so far.
+    pub(crate) fn records(&self, folder: &std::path::Path) -> Vec<serde_json::Value> {
+        assert!(self.flush());
+        let text = std::fs::read_to_string(Self::file_in_test(folder)).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    fn file_in_test(folder: &std::path::Path) -> std::path::PathBuf {
+        folder.join("audit.jsonl")
+    }
 }

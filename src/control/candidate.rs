@@ -1,13 +1,14 @@
 //! Loads, promotes and drops the candidate on the reload thread, so that no other change is made meanwhile.
 
-use super::audit::AuditedCandidate;
+use super::audit::{AuditedCandidate, AuditedOrder};
 use super::build_error::BuildError;
 use super::loaded_candidate::{LoadedCandidate, PromotionError, SharedCandidate};
 use super::reload::{ReloadHandle, Reloader};
 use super::verification;
 use crate::admin::{
     CandidateHandlers, CandidateReport, ControlError, DropAnswer, FileRead, FileSet, LoadAnswer, LoadOrder,
-    PendingOrder, PromoteOrder, PromotionFiles, ReloadAnswer, RollbackReport, ShareAnswer, ShareOrder,
+    NO_CANDIDATE, PendingOrder, PromoteOrder, PromotionFiles, ReloadAnswer, RollbackReport, ShareAnswer,
+    ShareOrder,
 };
 use crate::audit::{ConfigDifference, Originator, SocketPeer, What};
 use crate::clock;
@@ -67,12 +68,15 @@ impl CandidateApi {
             ReevaluationCounts::default()
         };
         let (candidate, running) = (loaded.files.clone(), file_set(&self.main, &loaded.replaces));
-        let (revokes, asks, fell_back) = (judged.revoked, judged.unproved, loaded.fell_back());
+        let (revokes, asks, fell_back) = (judged.revoked, judged.unproved, loaded.rollback());
         Ok(PromotionFiles { candidate, running, revokes, asks, fell_back })
     }
 
     fn load(&self, peer: SocketPeer, order: LoadOrder) -> Result<PendingOrder<LoadAnswer>, ControlError> {
-        self.reloads.run(move |reloader| reloader.load_candidate(Originator::Control(peer), &order))
+        let by = Originator::Control(peer);
+        let subject = Some(order.file.display().to_string());
+        let audited = AuditedOrder { what: What::CandidateLoad, by, subject };
+        self.reloads.run(audited, move |reloader| reloader.load_candidate(by, &order))
     }
 
     fn share(
@@ -80,7 +84,9 @@ impl CandidateApi {
         peer: SocketPeer,
         order: ShareOrder,
     ) -> Result<PendingOrder<Result<ShareAnswer, ControlError>>, ControlError> {
-        self.reloads.run(move |reloader| reloader.share_candidate(Originator::Control(peer), &order))
+        let by = Originator::Control(peer);
+        let audited = AuditedOrder { what: What::CandidateShare, by, subject: None };
+        self.reloads.run(audited, move |reloader| reloader.share_candidate(by, &order))
     }
 
     fn promote(
@@ -88,16 +94,20 @@ impl CandidateApi {
         peer: SocketPeer,
         order: PromoteOrder,
     ) -> Result<PendingOrder<ReloadAnswer>, ControlError> {
-        self.reloads.run(move |reloader| reloader.promote_candidate(Originator::Control(peer), order))
+        let by = Originator::Control(peer);
+        let audited = AuditedOrder { what: What::CandidatePromote, by, subject: None };
+        self.reloads.run(audited, move |reloader| reloader.promote_candidate(by, order))
     }
 
     fn drop(&self, peer: SocketPeer) -> Result<PendingOrder<Result<DropAnswer, ControlError>>, ControlError> {
-        self.reloads.run(move |reloader| reloader.drop_candidate(Originator::Control(peer)))
+        let by = Originator::Control(peer);
+        let audited = AuditedOrder { what: What::CandidateDrop, by, subject: None };
+        self.reloads.run(audited, move |reloader| reloader.drop_candidate(by))
     }
 }
 
 fn none_loaded() -> ControlError {
-    ControlError::Unknown("no candidate is loaded".to_owned())
+    ControlError::Unknown(NO_CANDIDATE.to_owned())
 }
 
 /// Paths are made absolute; the gateway's working directory never changes.
@@ -159,7 +169,7 @@ impl Reloader {
             names: verification::names(&config, &self.in_force.current().pools),
             version: config.version().into(),
             time: clock::timestamp(),
-            told_of_its_fall: false.into(),
+            reported_rollback: false.into(),
             revokes: config.revoke,
         };
         let version = Arc::clone(&loaded.version);
@@ -168,14 +178,22 @@ impl Reloader {
         Ok((version, difference, warnings, revoked))
     }
 
+    /// The loaded candidate; if there is none, the order is recorded as refused.
+    fn loaded_for(&self, what: What, by: Originator) -> Result<Arc<LoadedCandidate>, ControlError> {
+        self.candidates.0.load_full().ok_or_else(|| {
+            self.auditor.noted(what, by, None, Err(NO_CANDIDATE.to_owned()));
+            none_loaded()
+        })
+    }
+
     fn share_candidate(&mut self, by: Originator, order: &ShareOrder) -> Result<ShareAnswer, ControlError> {
-        let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
+        let loaded = self.loaded_for(What::CandidateShare, by)?;
         let before = loaded.candidate.terms();
         let max_denials = order.max_denials.or(before.map(|terms| terms.max_denials));
         let max_denials = max_denials.unwrap_or(ShareOrder::MAX_DENIALS);
         let terms = (order.percent > 0).then_some(CanaryTerms { percent: order.percent, max_denials });
         loaded.candidate.enforce(terms);
-        loaded.told_of_its_fall.store(false, Ordering::Relaxed);
+        loaded.reported_rollback.store(false, Ordering::Relaxed);
         let revoked = self.candidate_changed();
         let (version, percent) = (Arc::clone(&loaded.version), order.percent);
         tracing::info!(%version, percent, max_denials, revoked, "the candidate's share of the clients is another one");
@@ -185,7 +203,7 @@ impl Reloader {
     }
 
     fn drop_candidate(&mut self, by: Originator) -> Result<DropAnswer, ControlError> {
-        let loaded = self.candidates.0.load_full().ok_or_else(none_loaded)?;
+        let loaded = self.loaded_for(What::CandidateDrop, by)?;
         let revoked = self.exchange_candidate(None);
         let version = Arc::clone(&loaded.version);
         tracing::info!(%version, revoked, "the candidate is dropped");
@@ -209,11 +227,11 @@ impl Reloader {
         let loaded = self.candidates.0.load();
         let loaded = loaded.as_deref().ok_or(PromotionError::NoneLoaded)?;
         if *loaded.version != *version {
-            return Err(PromotionError::Other);
+            return Err(PromotionError::OtherVersion);
         }
-        match loaded.fell_back().filter(|_| !order.force) {
+        match loaded.rollback().filter(|_| !order.force) {
             None => Ok(()),
-            Some(RollbackReport { denied, flows, .. }) => Err(PromotionError::FellBack { denied, flows }),
+            Some(RollbackReport { denied, flows, .. }) => Err(PromotionError::RolledBack { denied, flows }),
         }
     }
 
@@ -255,10 +273,10 @@ impl Reloader {
         let revoked = self.candidate_changed();
         let why =
             format!("it alone denied {denied} of {flows} flows of the clients that it was enforced for");
-        tracing::error!(version = %loaded.version, revoked, "the candidate is enforced for nobody any more: {why}");
+        tracing::error!(version = %loaded.version, revoked, "canary rolled back: {why}");
         let enforced = AuditedCandidate { version: Arc::clone(&loaded.version), percent: 0, revoked };
         let subject = loaded.subject();
-        self.auditor.candidate(What::CandidateFallBack, Originator::Gateway, subject, enforced, None);
+        self.auditor.candidate(What::CandidateRollback, Originator::Gateway, subject, enforced, None);
     }
 
     /// Replaces the reported candidate. The snapshot in force has been replaced already.

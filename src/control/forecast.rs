@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 /// Tenants and clients named in each event.
 const NAMED: usize = 3;
 
-/// Shared by tasks of the control thread; no worker waits for it.
+/// Shared by the main thread and the threads that render scrapes; no worker waits for it.
 #[derive(Clone, Default)]
 pub(crate) struct ForecastHandle(Arc<Mutex<Forecaster>>);
 

@@ -2,7 +2,7 @@
 
 mod status;
 
-use crate::admin::FileSet;
+use crate::admin::{FileSet, NO_CANDIDATE};
 use crate::config::ReadFile;
 use crate::gateway::Candidate;
 use crate::telemetry::CandidateInfo;
@@ -36,7 +36,7 @@ pub(crate) struct LoadedCandidate {
     pub(crate) names: HashSet<NameKey>,
     pub(crate) version: Arc<str>,
     pub(crate) time: Timestamp,
-    pub(crate) told_of_its_fall: AtomicBool,
+    pub(crate) reported_rollback: AtomicBool,
     /// Its `[policy] on_reload`.
     pub(crate) revokes: bool,
 }
@@ -46,8 +46,9 @@ impl LoadedCandidate {
         self.files.main.display().to_string()
     }
 
+    /// True once after each rollback.
     pub(crate) fn has_just_rolled_back(&self) -> bool {
-        self.candidate.rollback().is_some() && !self.told_of_its_fall.swap(true, Ordering::Relaxed)
+        self.candidate.rollback().is_some() && !self.reported_rollback.swap(true, Ordering::Relaxed)
     }
 }
 
@@ -55,17 +56,20 @@ impl LoadedCandidate {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 pub(crate) enum PromotionError {
     /// It was dropped.
-    #[error("no candidate is loaded")]
+    #[error("{NO_CANDIDATE}")]
     NoneLoaded,
     /// Another candidate was loaded, or the files were changed.
-    #[error("what the files of the running configuration say is not the candidate that is loaded")]
-    Other,
+    #[error(
+        "what the files of the running configuration say is not the candidate that is loaded; `egret candidate status` names its \
+         file, and `egret candidate load FILE` loads what is to be promoted"
+    )]
+    OtherVersion,
     /// It was rolled back, and the order does not force it.
     #[error(
         "the candidate fell back, when it alone denied {denied} of the {flows} flows of its clients; `egret candidate status` \
          says which, and `egret candidate promote --force` promotes it all the same"
     )]
-    FellBack {
+    RolledBack {
         /// Flows that it alone denied.
         denied: u32,
         /// Flows of the clients that it was enforced for.

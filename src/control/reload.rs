@@ -2,9 +2,10 @@
 //! metrics or other orders.
 
 mod result;
+mod start_gate;
 
 use super::active_config::{ActiveConfig, CompiledConfig};
-use super::audit::Auditor;
+use super::audit::{AuditedOrder, Auditor};
 use super::build_error::BuildError;
 use super::deferred_drop::DeferredDrop;
 use super::last_good::LastGoodStore;
@@ -14,7 +15,10 @@ use super::policy_source::PolicySource;
 use super::recheck::RecheckHandle;
 use super::snapshot;
 use super::untracked::UntrackedPools;
-use crate::admin::{ControlError, OrderReply, PendingOrder, PromoteOrder, ReloadAnswer, pending_order};
+use crate::admin::{
+    ControlError, NO_MORE_ORDERS, ORDER_BUG, OrderReply, PendingOrder, PromoteOrder, ReloadAnswer,
+    pending_order,
+};
 use crate::audit::{Originator, What};
 use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig, Texts};
@@ -26,9 +30,10 @@ use crate::telemetry::Metrics;
 use crate::threads;
 use crate::verify::VerifierCapacity;
 use result::{ReloadError, ReloadSummary, answer, audit_result, say};
+use start_gate::StartGate;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
 use std::time::Duration;
 
 /// Most pending orders. Reloads that are pending when one ends are coalesced into the next.
@@ -45,13 +50,25 @@ struct ReloadOrder {
 /// A task of the thread.
 enum ReloadTask {
     Reload(ReloadOrder),
-    /// Any other change of what is in force.
-    Other(Box<dyn FnOnce(&mut Reloader) + Send>),
+    /// Any other change of what is in force; it writes its own audit record, unless it panics.
+    Other(AuditedOrder, Box<dyn FnOnce(&mut Reloader) + Send>),
+}
+
+impl ReloadTask {
+    fn audited(self) -> AuditedOrder {
+        match self {
+            Self::Reload(order) => AuditedOrder { what: What::Reload, by: order.by, subject: None },
+            Self::Other(order, _) => order,
+        }
+    }
 }
 
 /// Handle for ordering reloads. The thread ends when the last handle is dropped.
 #[derive(Clone)]
-pub(crate) struct ReloadHandle(SyncSender<ReloadTask>);
+pub(crate) struct ReloadHandle {
+    tasks: SyncSender<ReloadTask>,
+    auditor: Auditor,
+}
 
 impl ReloadHandle {
     /// Orders a reload; its result is sent once it is carried out.
@@ -64,51 +81,33 @@ impl ReloadHandle {
     /// Runs another task on the thread; its result is sent once it is carried out.
     pub(crate) fn run<A: Send + 'static>(
         &self,
+        order: AuditedOrder,
         task: impl FnOnce(&mut Reloader) -> A + Send + 'static,
     ) -> Result<PendingOrder<A>, ControlError> {
         let (reply, answer) = pending_order();
-        self.put(ReloadTask::Other(Box::new(move |reloader| {
+        let work = move |reloader: &mut Reloader| {
             reply.begin();
             reply.send(task(reloader));
-        })))?;
+        };
+        self.put(ReloadTask::Other(order, Box::new(work)))?;
         Ok(answer)
     }
 
+    /// Queues a task. One that is not taken is recorded as refused.
     fn put(&self, task: ReloadTask) -> Result<(), ControlError> {
-        self.0.try_send(task).map_err(|_| {
-            ControlError::Unavailable(format!(
-                "{WAITING} reloads are waiting already; see the gateway's log for what holds them up"
-            ))
+        self.tasks.try_send(task).map_err(|error| {
+            let (task, why) = match error {
+                TrySendError::Full(task) => (
+                    task,
+                    format!(
+                        "{WAITING} orders are waiting already; see the gateway's log for what holds them up"
+                    ),
+                ),
+                TrySendError::Disconnected(task) => (task, NO_MORE_ORDERS.to_owned()),
+            };
+            self.auditor.refused(task.audited(), &why);
+            ControlError::Unavailable(why)
         })
-    }
-}
-
-/// Lets the thread begin. If it is dropped, since the start has failed, the thread ends: what is kept as a fallback must stay
-/// as it is.
-pub(crate) struct Begin(SyncSender<()>);
-
-impl Begin {
-    fn new() -> (Self, Begins) {
-        let (begin, begins) = mpsc::sync_channel(1);
-        (Self(begin), Begins(begins))
-    }
-
-    /// To be called once the gateway has started.
-    pub(crate) fn begin(self) {
-        // The thread waits for it.
-        let _ = self.0.send(());
-    }
-}
-
-/// The thread's side of [`Begin`].
-struct Begins(Receiver<()>);
-
-impl Begins {
-    /// Runs `work` once the gateway has started, and not at all if it does not.
-    fn then(self, work: impl FnOnce()) {
-        if self.0.recv().is_ok() {
-            work();
-        }
     }
 }
 
@@ -139,14 +138,15 @@ pub(crate) struct Reloader {
 
 impl Reloader {
     /// Starts the thread, which does nothing before the whole start has succeeded.
-    pub(crate) fn start(mut self) -> Result<(ReloadHandle, Begin), BuildError> {
+    pub(crate) fn start(mut self) -> Result<(ReloadHandle, StartGate), BuildError> {
         let (orders, ordered) = mpsc::sync_channel(WAITING);
-        let (begin, begins) = Begin::new();
+        let (gate, waiter) = StartGate::new();
+        let auditor = self.auditor.clone();
         threads::spawn("reload", move || {
             priority::yield_to_others();
-            begins.then(|| self.serve(&ordered));
+            waiter.then(|| self.serve(&ordered));
         })?;
-        Ok((ReloadHandle(orders), begin))
+        Ok((ReloadHandle { tasks: orders, auditor }, gate))
     }
 
     fn serve(&mut self, ordered: &Receiver<ReloadTask>) {
@@ -185,24 +185,26 @@ impl Reloader {
         for task in tasks {
             match task {
                 ReloadTask::Reload(order) => orders.push(order),
-                ReloadTask::Other(task) => {
+                ReloadTask::Other(order, task) => {
                     self.carry_out(std::mem::take(&mut orders));
-                    self.catch_panic(|reloader| {
-                        // Reports a rollback before the task replaces the candidate.
-                        reloader.watch_candidate();
-                        task(reloader);
-                    });
+                    // Reports a rollback before the task replaces the candidate.
+                    self.catch_panic(|reloader| reloader.watch_candidate());
+                    if !self.catch_panic(task) {
+                        self.auditor.refused(order, ORDER_BUG);
+                    }
                 }
             }
         }
         self.carry_out(orders);
     }
 
-    /// Catches a panic, so that the thread goes on.
-    fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) {
-        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
-            tracing::error!("an order failed in a way that is a bug; please report it");
+    /// Catches a panic, so that the thread goes on. Returns false after one.
+    fn catch_panic(&mut self, work: impl FnOnce(&mut Self)) -> bool {
+        let went_well = catch_unwind(AssertUnwindSafe(|| work(self))).is_ok();
+        if !went_well {
+            tracing::error!("the reload thread came upon a bug, and goes on; please report it");
         }
+        went_well
     }
 
     /// Reloads once, and sends the result to all who ordered it.
@@ -294,16 +296,33 @@ impl Reloader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::audit::SocketPeer;
 
     #[test]
-    fn failed_start_keeps_no_configuration() {
-        let (begin, begins) = Begin::new();
-        drop(begin);
-        begins.then(|| panic!("the start has failed"));
-        let (begin, begins) = Begin::new();
-        begin.begin();
-        let mut kept = false;
-        begins.then(|| kept = true);
-        assert!(kept);
+    fn refused_orders_tell_why_and_are_audited() {
+        let folder = tempfile::tempdir().unwrap();
+        let auditor = Auditor::in_test(folder.path());
+        let (tasks, queue) = mpsc::sync_channel(1);
+        let handle = ReloadHandle { tasks, auditor: auditor.clone() };
+        let by = Originator::Control(SocketPeer { uid: Some(7), gid: None, pid: None });
+        let drop_candidate =
+            || handle.run(AuditedOrder { what: What::CandidateDrop, by, subject: None }, |_| ());
+        handle.order(by).unwrap();
+        let full = "64 orders are waiting already; see the gateway's log for what holds them up";
+        let refused = |why: &str| Some(ControlError::Unavailable(why.to_owned()));
+        assert_eq!(drop_candidate().err(), refused(full));
+        drop(queue);
+        assert_eq!(drop_candidate().err(), refused(NO_MORE_ORDERS));
+        assert_eq!(handle.order(by).err(), refused(NO_MORE_ORDERS));
+        let told = auditor.records(folder.path());
+        let told = told.iter().map(|line| [&line["change"], &line["result"], &line["why"]]);
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                ["candidate_drop", "refused", full],
+                ["candidate_drop", "refused", NO_MORE_ORDERS],
+                ["reload", "refused", NO_MORE_ORDERS],
+            ]
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Traces of flows, for the control API.
 
+use super::audit::Auditor;
 use crate::admin::{ControlError, TraceAnswer, TraceOrder, TraceQuery, TraceStarted, TraceStep};
-use crate::audit::SocketPeer;
+use crate::audit::{Originator, SocketPeer, What};
 use crate::telemetry::{FlowTraces, LONGEST_TRACE, MOST_TRACED_FLOWS, TraceReport, TraceRequest, TracedStep};
 use std::time::Duration;
 use tokio::time::sleep;
@@ -10,12 +11,24 @@ use tracing::field;
 /// Time between two looks for a trace that nobody reads.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// Starts a trace. It ends by itself once its time is over, or nobody reads it.
-pub(super) fn start(
+/// As [`start`], with a record of it in the audit log.
+pub(super) fn audited_start(
     traces: &FlowTraces,
+    auditor: &Auditor,
     peer: SocketPeer,
     order: TraceOrder,
 ) -> Result<TraceStarted, ControlError> {
+    let clients = order.clients.map_or_else(|| "any client".to_owned(), |clients| clients.to_string());
+    let names = order.names.as_deref().unwrap_or("any name");
+    let subject = format!("{clients}, {names}, {} s, {} flows", order.seconds, order.flows);
+    let answer = start(traces, peer, order);
+    let result = answer.as_ref().map(|_| ()).map_err(ToString::to_string);
+    auditor.noted(What::Trace, Originator::Control(peer), subject, result);
+    answer
+}
+
+/// Starts a trace. It ends by itself once its time is over, or nobody reads it.
+fn start(traces: &FlowTraces, peer: SocketPeer, order: TraceOrder) -> Result<TraceStarted, ControlError> {
     let names = order.names.as_deref().map(str::parse).transpose();
     let names = names.map_err(|why| {
         ControlError::BadArgument(format!("{:?} is {why}", order.names.unwrap_or_default()))
@@ -58,6 +71,27 @@ pub(super) fn read(traces: &FlowTraces, query: &TraceQuery) -> TraceAnswer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn traces_are_in_the_audit_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let (traces, auditor) = (FlowTraces::default(), Auditor::in_test(folder.path()));
+        let peer = SocketPeer { uid: Some(7), gid: None, pid: None };
+        let clients = Some("10.0.1.0/24".parse().unwrap());
+        let order = TraceOrder { clients, names: None, seconds: 60, flows: 2 };
+        let wrong = TraceOrder { names: Some("a..b".to_owned()), ..order.clone() };
+        assert!(audited_start(&traces, &auditor, peer, order).is_ok());
+        assert!(audited_start(&traces, &auditor, peer, wrong).is_err());
+        let told: Vec<_> = auditor.records(folder.path());
+        let told = told.iter().map(|line| [&line["change"], &line["result"], &line["subject"]]);
+        assert_eq!(
+            told.collect::<Vec<_>>(),
+            [
+                ["trace", "done", "10.0.1.0/24, any name, 60 s, 2 flows"],
+                ["trace", "refused", "10.0.1.0/24, a..b, 60 s, 2 flows"],
+            ]
+        );
+    }
 
     #[test]
     fn orders_out_of_range_are_bad_arguments() {

@@ -31,8 +31,21 @@ async fn late_order_tells_if_it_waits() {
     let (reply, order) = pending_order();
     reply.send(7);
     assert_eq!(carried_out(Ok(order)).await.unwrap(), 7);
-    let (_, order) = pending_order::<()>();
-    assert_eq!(carried_out(Ok(order)).await.unwrap_err().status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn order_without_answer_tells_if_it_failed() {
+    for (begins, status, said) in [(true, 500, "is a bug"), (false, 503, "it is stopping")] {
+        let (reply, order) = pending_order::<()>();
+        if begins {
+            reply.begin();
+        }
+        drop(reply);
+        let response = carried_out(Ok(order)).await.unwrap_err();
+        assert_eq!(response.status(), status);
+        let body = axum::body::to_bytes(response.into_body(), BODY).await.unwrap();
+        assert!(String::from_utf8_lossy(&body).contains(said), "{body:?}");
+    }
 }
 
 fn no_query<Q, A>() -> QueryHandler<Q, A> {

@@ -1,7 +1,7 @@
 //! Status of a candidate as text.
 
 use crate::admin::{
-    CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, ExampleFlows, RequestChanges,
+    CanaryStatus, CandidateReport, CandidateStatus, ChangedFlows, ExampleFlows, NO_CANDIDATE, RequestChanges,
     RollbackReport, TenantChanges,
 };
 use crate::units::format_duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The text of `egret candidate status`.
 pub(super) fn render(report: &CandidateReport) -> String {
     let Some(candidate) = &report.candidate else {
-        return "no candidate is loaded; `egret candidate load FILE` loads one\n".to_owned();
+        return format!("{NO_CANDIDATE}\n");
     };
     let CandidateStatus { file, version, loaded, canary, tenants, changes, beyond, .. } = candidate;
     let mut text =

@@ -18,7 +18,7 @@ impl LoadedCandidate {
     }
 
     /// Rollback of a candidate that is enforced for nobody because of it.
-    pub(crate) fn fell_back(&self) -> Option<RollbackReport> {
+    pub(crate) fn rollback(&self) -> Option<RollbackReport> {
         self.candidate.terms()?;
         let gateway::Rollback { time, denied, flows } = self.candidate.rollback()?;
         Some(RollbackReport { time, denied, flows, within_seconds: WINDOW.as_secs() })
@@ -53,7 +53,7 @@ impl LoadedCandidate {
             canary: self.candidate.terms().map(|CanaryTerms { percent, max_denials }| CanaryStatus {
                 percent,
                 max_denials,
-                fell_back: self.fell_back(),
+                fell_back: self.rollback(),
             }),
             tenants: tenants.collect(),
             changes,

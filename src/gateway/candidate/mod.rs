@@ -34,7 +34,7 @@ struct CandidateState {
     terms: Option<CanaryTerms>,
     tally: CandidateTally,
     watch: DenialWindow,
-    fell_back: Option<Rollback>,
+    rollback: Option<Rollback>,
 }
 
 /// Rollback of a canary.
@@ -52,7 +52,7 @@ impl Candidate {
     /// Creates a candidate that is not enforced; with the handles for its tenants' checks, in the tenants' order.
     pub fn new(policy: Policy, verifications: Vec<Option<Arc<VerificationHandles>>>) -> Self {
         let watch = DenialWindow::new(clock::now());
-        let state = CandidateState { terms: None, tally: CandidateTally::default(), watch, fell_back: None };
+        let state = CandidateState { terms: None, tally: CandidateTally::default(), watch, rollback: None };
         let (verifications, state) = (verifications.into(), Mutex::new(state));
         Self { policy, verifications, share: AtomicU8::new(0), state }
     }
@@ -61,7 +61,7 @@ impl Candidate {
     /// denials.
     pub fn enforce(&self, terms: Option<CanaryTerms>) {
         let mut state = self.state();
-        (state.terms, state.fell_back, state.watch) = (terms, None, DenialWindow::new(clock::now()));
+        (state.terms, state.rollback, state.watch) = (terms, None, DenialWindow::new(clock::now()));
         self.share.store(terms.map_or(0, |terms| terms.percent), Ordering::Relaxed);
     }
 
@@ -92,7 +92,7 @@ impl Candidate {
 
     /// Its rollback, if it was rolled back.
     pub fn rollback(&self) -> Option<Rollback> {
-        self.state().fell_back
+        self.state().rollback
     }
 
     /// Percentage of clients that it is enforced for now, if the client is one of them.
@@ -154,7 +154,7 @@ impl Candidate {
     fn count_canary_flow(&self, state: &mut CandidateState, newly_denied: bool, time: Timestamp) {
         let Some(terms) = state.terms.filter(|_| self.is_enforced()) else { return };
         if let Some((denied, flows)) = state.watch.note(newly_denied, clock::now(), terms.max_denials) {
-            state.fell_back = Some(Rollback { time, denied, flows });
+            state.rollback = Some(Rollback { time, denied, flows });
             self.share.store(0, Ordering::Relaxed);
         }
     }
