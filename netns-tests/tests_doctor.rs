@@ -92,7 +92,6 @@ fn doctor_leaves_no_trace_when_killed() {
     }
 }
 
-/// Its waits run concurrently. The bounds leave room for a busy machine.
 fn doctor_without_root_says_what_is_skipped() {
     let lab = Lab::new();
     let gateway = lab.start_gateway(&config());

@@ -208,7 +208,7 @@ fn lost_to_stand_in(exchange: &ProbeExchange) -> Option<LostPart> {
     lost(exchange).or_else(|| exchange.answer.bytes.is_empty().then_some(LostPart::Data))
 }
 
-/// Every address of a network.
+/// The first eight addresses of a network, or all if it has fewer.
 fn addresses(network: IpNet) -> impl Iterator<Item = IpAddr> {
     let first = network.network();
     (0..8u8).map_while(move |offset| {

@@ -33,7 +33,7 @@ pub(super) struct Spot {
     pub(super) shared: bool,
 }
 
-/// Sixteen ports from `base`, or one.
+/// Ports of a probe: those that equal `base` in the bits of `mask`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ProbePorts {
     pub(super) base: u16,
