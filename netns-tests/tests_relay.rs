@@ -86,25 +86,28 @@ fn stalled_reader_delays_no_other_flow(family: Family) {
     let gateway = lab.start_gateway(&Config { workers: 1, ..Config::default() });
     let server = Server::raw(&lab, family, 7000);
     let Flow { client, upstream } = Flow::open(&lab, Tenant::Alpha, &server);
-    let other = Flow::open(&lab, Tenant::Alpha, &server);
+    let other = Flow::open(&lab, Tenant::Beta, &server);
+    let relayed = || {
+        ["up", "down"].map(|direction| {
+            gateway.metric("egret_flow_bytes_total", &[("tenant", "alpha"), ("direction", direction)])
+        })
+    };
     thread::scope(|scope| {
         scope.spawn(|| traffic::send(&client, TOTAL));
         scope.spawn(|| traffic::send(&upstream, TOTAL));
-        // The first flow is not read yet. Its buffers fill, and stay full:
-        let full = |direction| {
-            let labels = [("tenant", "alpha"), ("direction", direction)];
-            let mut last = 0;
-            gateway.wait_for_metric("egret_flow_bytes_total", &labels, |bytes| {
-                let settled = bytes > 0 && bytes == last;
-                last = bytes;
-                thread::sleep(Duration::from_millis(20));
-                settled
-            })
-        };
-        for direction in ["up", "down"] {
-            assert!(full(direction) < TOTAL as u64, "all of it is gone, so nothing is stalled");
-        }
+        // The first flow is not read yet. Its buffers are full when the worker serves the other flow and has nothing to do for it.
+        let stalled = wait_for("both directions to stall", || {
+            let before = relayed();
+            ping_pong(&other, 100);
+            let after = relayed();
+            if before == after && !after.contains(&0) { Ok(after) } else { Err(format!("{after:?}")) }
+        });
+        assert!(
+            stalled.iter().all(|bytes| *bytes < TOTAL as u64),
+            "all of it is gone, so nothing is stalled"
+        );
         expect_no_stall(&other, 100);
+        assert_eq!(relayed(), stalled, "the buffers were full all the time");
         traffic::receive_both(&client, &upstream, TOTAL);
     });
     let local = client.local_addr().unwrap();
