@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 /// Pause after the first request. It doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(4);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Steering that was in place for this time was repaired, and pauses are short again. What is lost sooner is somebody's doing who
-/// removes rules as soon as they are there, and would have root busy with repairs.
+/// Steering that has been in place for this time counts as repaired, and pauses are short again. Until then they stay long: another
+/// program that removes the rules whenever they are put back would keep root busy with repairs.
 const STABLE: Duration = Duration::from_secs(5);
 
 /// Repair requests with exponential back-off.
