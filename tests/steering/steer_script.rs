@@ -33,7 +33,7 @@ fn with_stand_in(script: &str) {
 #[test]
 fn failed_steer_script_leaves_nothing_open() {
     with_stand_in(
-        r#"
+        r"
         snapshot > $dir/before
         if $steer up --config /bad.toml; then exit 1; fi
         snapshot | diff $dir/before -
@@ -81,14 +81,14 @@ fn failed_steer_script_leaves_nothing_open() {
         $steer up --config /good.toml
         if $steer up --format ebtables 2>/dev/null; then exit 1; fi
         if $steer 2>/dev/null; then exit 1; fi
-        "#,
+        ",
     );
 }
 
 #[test]
 fn mistyped_interface_keeps_the_rules() {
     with_stand_in(
-        r#"
+        r"
         # A name that is nowhere, in place of one that is intercepted.
         $steer up --config /good.toml --keep $dir/kept
         iptables -t mangle -F
@@ -118,6 +118,6 @@ fn mistyped_interface_keeps_the_rules() {
         $steer up --config /good.toml --keep $dir/kept
         $steer up --config /moved.toml --keep $dir/kept
         grep -q '^interfaces_exist .*c1.*veth' $dir/kept/steering.sh
-        "#,
+        ",
     );
 }
