@@ -21,7 +21,6 @@ pub(super) use packets::PROBE_NAME;
 
 use super::findings::{CheckFinding, report};
 use super::last_good::state_folder;
-use crate::addr::PortRange;
 use crate::admin::parse_address;
 use crate::clock;
 use packets::ProbeQuestion;
@@ -100,8 +99,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
             "name [steering] interfaces and ports",
         )),
     }
-    let ports: Vec<PortRange> = doctor.steering.pools.iter().map(|pool| pool.ports).collect();
-    found.push(network::foreign_listeners(&ports, doctor.steering.listen_port));
+    found.push(network::foreign_listeners(&doctor.leased));
     found.extend(silence.or_else(|| Some(gateway::ready(doctor.metrics?, service.as_ref()))));
     found
 }
@@ -109,9 +107,12 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PortRange;
+    use crate::egress::{Ledger, Pools};
     use crate::interface::Interface;
     use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment, default_ephemeral};
     use crate::transport::Transport;
+    use std::sync::Arc;
 
     #[test]
     fn failed_findings_name_cause_and_remedy() {
@@ -138,6 +139,7 @@ mod tests {
             resolver: None,
             pools: Vec::new(),
             drain: std::time::Duration::ZERO,
+            leased: Arc::new(Pools::new(&[], &[], &Arc::new(Ledger::new()))),
             wanted_flows: u32::MAX,
             wanted_descriptors: u64::MAX / 8,
             tenants: Vec::new(),

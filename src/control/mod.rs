@@ -48,6 +48,7 @@ pub(crate) use monitoring::MonitoringLog;
 pub use monitoring::last_monitor_end;
 pub(crate) use network::{ExpectedNetwork, LastNetworkState, NetworkState, NetworkThread};
 pub(crate) use policy_source::PolicySource;
+pub(crate) use pools::listeners_in_the_way;
 pub(crate) use recheck::RecheckHandle;
 pub use reconcile::ephemeral_ports;
 pub(crate) use reconcile::{LastReconciliation, ReconcilerThread};

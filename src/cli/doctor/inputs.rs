@@ -5,11 +5,13 @@ use crate::app::{descriptors_for, worker_count};
 use crate::cli::findings::CheckFinding;
 use crate::config::Config;
 use crate::control::{asked_servers, looked_up, steering_params};
+use crate::egress::{Ledger, Pools};
 use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+use std::sync::Arc;
 
 /// Settings of the configuration that doctor needs.
 #[derive(Debug, Clone)]
@@ -26,6 +28,8 @@ pub struct Doctor {
     pub(super) pools: Vec<families::UsedPool>,
     /// The time that flows have when the gateway stops.
     pub drain: Duration,
+    /// All pools, with the ports that they hand out.
+    pub(super) leased: Arc<Pools>,
     /// Flows that there should be room for at once.
     pub wanted_flows: u32,
     /// The least limit on file descriptors that has room for them.
@@ -50,6 +54,7 @@ impl Doctor {
             }),
             pools: families::used_pools(config),
             drain: config.gateway.drain,
+            leased: Arc::new(Pools::new(&config.pools, &config.reserved_ports(), &Arc::new(Ledger::new()))),
             wanted_flows,
             wanted_descriptors: descriptors_for(wanted_flows, worker_count(config)),
             tenants: config

@@ -1,10 +1,10 @@
 //! Listeners, and what the kernel does to packets on their way.
 
-use super::listeners::listeners;
 use super::proc::number;
-use crate::addr::PortRange;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
+use crate::control::listeners_in_the_way;
+use crate::egress::Pools;
 
 pub(super) fn conntrack() -> CheckFinding {
     const CHECK: &str = "conntrack";
@@ -21,43 +21,82 @@ pub(super) fn conntrack() -> CheckFinding {
     )
 }
 
-/// A listener on every address takes its port away from every pool address.
-pub(super) fn foreign_listeners(pools: &[PortRange], own: u16) -> CheckFinding {
+/// Listeners that take ports away from pool addresses: those that the gateway leaves out, and warns of.
+pub(super) fn foreign_listeners(pools: &Pools) -> CheckFinding {
     const CHECK: &str = "listeners";
-    let everywhere = listeners().into_iter().filter(|listener| listener.is_wildcard);
-    let mut ports: Vec<u16> = everywhere.map(|listener| listener.port).collect();
-    ports.retain(|port| *port != own && pools.iter().any(|pool| pool.contains(*port)));
-    ports.sort_unstable();
-    ports.dedup();
-    if ports.is_empty() {
-        return CheckFinding::ok(CHECK, "no other program listens on a port of the pools on every address");
-    }
-    let listed: Vec<_> = ports.iter().take(8).map(ToString::to_string).collect();
+    let listeners = match listeners_in_the_way(pools) {
+        Ok(listeners) if listeners.is_empty() => {
+            return CheckFinding::ok(
+                CHECK,
+                "no other program listens on a port of the pools at their addresses",
+            );
+        }
+        Ok(listeners) => listeners,
+        Err(error) => {
+            return CheckFinding::warn(
+                CHECK,
+                format!("the kernel does not list who listens: {error}"),
+                "a port of the pools on which another program listens makes connections fail",
+                Mend::run("ss -ltnp")
+                    .and("no port of a pool may be there at a pool's address, or at every address"),
+            );
+        }
+    };
+    let listed: Vec<_> = listeners.iter().take(8).map(ToString::to_string).collect();
     CheckFinding::warn(
         CHECK,
         format!(
-            "other programs listen on every address at {} port(s) of the pools: {}",
-            ports.len(),
+            "other programs listen on ports of the pools, {} in all: {}",
+            listeners.len(),
             listed.join(", ")
         ),
-        "Egret cannot bind these ports on pool addresses",
-        "see `ss -ltnp`; let them listen on one address, or take the ports out of [[pool]] ports",
+        "Egret leaves these ports out of every pool; those on which one began to listen later, from the next reload on",
+        "see `ss -ltnp`; let them listen elsewhere, or take the ports out of [[pool]] ports",
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::PortRange;
     use crate::cli::findings::FindingLevel;
+    use crate::egress::{Ledger, PoolSpec, SourceSelection};
+    use std::collections::BTreeMap;
     use std::net::TcpListener;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    /// A pool of one address and one port.
+    fn pools(address: &str, port: u16, reserved: &[u16]) -> Pools {
+        let spec = PoolSpec {
+            name: Arc::from("p"),
+            addresses: vec![address.parse().unwrap()],
+            ports: PortRange::new(port, port).unwrap(),
+            select: SourceSelection::Paired,
+            rest: Duration::ZERO,
+            drain: Vec::new(),
+            public: BTreeMap::new(),
+            shares: Vec::new(),
+        };
+        Pools::new(&[spec], reserved, &Arc::new(Ledger::new()))
+    }
 
     #[test]
-    fn listener_in_pool_range_is_named() {
+    fn only_listeners_at_pool_addresses_are_named() {
+        for (at, named) in [("0.0.0.0:0", true), ("127.0.0.9:0", true), ("127.0.0.8:0", false)] {
+            let listener = TcpListener::bind(at).unwrap();
+            let address = listener.local_addr().unwrap();
+            let found = foreign_listeners(&pools("127.0.0.9/32", address.port(), &[]));
+            assert_eq!(found.level == FindingLevel::Warn, named, "{found:?}");
+            assert_eq!(found.found.contains(&address.to_string()), named, "{found:?}");
+        }
+    }
+
+    /// As the gateway's own, for metrics.
+    #[test]
+    fn reserved_ports_are_not_in_the_way() {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let range = [PortRange::new(port, port).unwrap()];
-        let found = foreign_listeners(&range, 1);
-        assert!(found.level == FindingLevel::Warn && found.found.contains(&port.to_string()), "{found:?}");
-        assert_eq!(foreign_listeners(&range, port).level, FindingLevel::Ok);
+        assert_eq!(foreign_listeners(&pools("127.0.0.9/32", port, &[port])).level, FindingLevel::Ok);
     }
 }
