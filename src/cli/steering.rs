@@ -9,6 +9,7 @@ use crate::steering::{
     MachineOutput, PartDifference, PlanPart, RefusedInterfaces, Remedy, SteeringMonitor, SteeringOutput,
     SteeringParams, SteeringPlan,
 };
+use crate::sys::privileges::first_unprivileged_port;
 use crate::sys::{reserved_ports, routing};
 use std::cell::Cell;
 use std::io::{self, IsTerminal as _};
@@ -237,7 +238,7 @@ fn machine(params: &SteeringParams) -> MachineNetwork {
         neighbours: ip("neigh show"),
         resolv_conf: read("/etc/resolv.conf"),
         resolved_conf: read("/run/systemd/resolve/resolv.conf"),
-        first_port: read("/proc/sys/net/ipv4/ip_unprivileged_port_start"),
+        first_port: first_unprivileged_port(),
         bridges: ["iptables", "ip6tables"]
             .map(|tool| read(&format!("/proc/sys/net/bridge/bridge-nf-call-{tool}"))),
         strict_interfaces: all_interfaces().filter(|name| steering::is_strict(name)).collect(),

@@ -1,6 +1,6 @@
 //! Packets that steering has dropped or not intercepted, for the metrics.
 
-use crate::steering::{COUNTED_CHAINS, COUNTED_TABLE, PacketCounter};
+use crate::steering::{COUNTED_CHAINS, NFT_TABLE, PacketCounter};
 use crate::sys::packet_rules::TableFamily;
 use crate::sys::packet_rules::counts::{of_chain, of_table};
 use std::io;
@@ -10,7 +10,7 @@ type Counts = Vec<(String, u64)>;
 /// Packets of each kind; empty if the rules are not in nf_tables, or some of them cannot be read. A sum without those would
 /// look like a restart of the counter.
 pub(crate) fn counts() -> Vec<(&'static str, u64)> {
-    let table = std::iter::once_with(|| of_table(TableFamily::Inet, COUNTED_TABLE));
+    let table = std::iter::once_with(|| of_table(TableFamily::Inet, NFT_TABLE));
     let chains = [TableFamily::Ip, TableFamily::Ip6].into_iter().flat_map(|family| {
         COUNTED_CHAINS.into_iter().map(move |(table, chain)| of_chain(family, table, chain))
     });

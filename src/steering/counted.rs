@@ -26,9 +26,6 @@ pub enum PacketCounter {
     Other,
 }
 
-/// The table of nftables, of both families, that has the counters.
-pub const COUNTED_TABLE: &str = "egret";
-
 /// The chains of iptables that have the rules with comments, each after its table.
 pub const COUNTED_CHAINS: [(&str, &str); 3] =
     [("mangle", "EGRET_STEER"), ("mangle", "EGRET_UNSTEERED"), ("filter", "EGRET_REFUSE")];

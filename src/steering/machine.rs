@@ -123,8 +123,8 @@ pub struct MachineOutput {
     pub resolv_conf: String,
     /// `/run/systemd/resolve/resolv.conf`: the servers that systemd-resolved asks.
     pub resolved_conf: String,
-    /// `/proc/sys/net/ipv4/ip_unprivileged_port_start`.
-    pub first_port: String,
+    /// The first port that needs no privilege.
+    pub first_port: u16,
     /// `/proc/sys/net/bridge/bridge-nf-call-iptables`, and the same of `ip6tables`.
     pub bridges: [String; 2],
     /// Interfaces whose `rp_filter` is 1, as the kernel takes it.
@@ -164,7 +164,7 @@ impl MachineNetwork {
         if machine.resolvers.iter().any(|server| RESOLVED_STUBS.contains(server)) {
             machine.resolvers.extend(name_servers(&told.resolved_conf));
         }
-        machine.first_port = told.first_port.trim().parse().unwrap_or(1024);
+        machine.first_port = told.first_port;
         machine.strict_interfaces.clone_from(&told.strict_interfaces);
         machine.bridges_call_filters = told.bridges.iter().any(|value| value.trim() == "1");
         machine

@@ -15,6 +15,7 @@ pub(super) use fault::remedy_before_mark_rule;
 pub use fault::{Lost, Part, Remedy};
 pub use ipv6::{Ipv6Routing, ipv6_routing};
 
+use super::own_rules::NFT_TABLE;
 use super::{PacketRules, Routing, SteeringParams, overtaking, steered_interfaces};
 use crate::addr::PortRange;
 use crate::family::Family;
@@ -30,8 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::Instant;
 use tables::{
-    NFT_TABLE, OwnChain, PlannedTable, TableFacts, TableKey, TableState, table_of_nftables,
-    tables_of_iptables,
+    OwnChain, PlannedTable, TableFacts, TableKey, TableState, table_of_nftables, tables_of_iptables,
 };
 
 /// Rules may change while they are listed; then they are listed again, this often.

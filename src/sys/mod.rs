@@ -15,6 +15,7 @@ mod owned_table;
 pub mod packet_rules;
 pub mod pipe;
 pub mod priority;
+pub mod privileges;
 pub mod refusals;
 pub mod reserved_ports;
 pub mod routing;

@@ -7,13 +7,11 @@ use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::cli::tool::output;
 use crate::units::format_duration;
+use crate::sys::privileges::Capability;
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs::{self, DirEntry};
 use std::io;
 use std::time::Duration;
-
-/// Bit of `CAP_NET_ADMIN`, see capability.h.
-const NET_ADMIN: u32 = 12;
 
 /// A running `egret run`.
 #[derive(Debug)]
@@ -109,7 +107,7 @@ fn is_gateway(cmdline: &str) -> bool {
 pub(super) fn capability(service: Option<&Service>) -> Vec<CheckFinding> {
     let why = "intercepted connections and pool addresses need it";
     let own = read("/proc/self/status").unwrap_or_default();
-    let mut found = vec![if has_net_admin(&own) {
+    let mut found = vec![if Capability::NetAdmin.is_effective(&own) {
         CheckFinding::ok("CAP_NET_ADMIN here", "effective in this shell")
     } else {
         let mend = Mend::run("sudo egret doctor").and("to see all there is to see");
@@ -122,7 +120,7 @@ pub(super) fn capability(service: Option<&Service>) -> Vec<CheckFinding> {
     }];
     if let Some(Service { pid, status, .. }) = service {
         let check = "CAP_NET_ADMIN there";
-        found.push(if has_net_admin(status) {
+        found.push(if Capability::NetAdmin.is_effective(status) {
             CheckFinding::ok(check, format!("effective in process {pid}"))
         } else {
             let mend =
@@ -131,12 +129,6 @@ pub(super) fn capability(service: Option<&Service>) -> Vec<CheckFinding> {
         });
     }
     found
-}
-
-fn has_net_admin(status: &str) -> bool {
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    bits.is_some_and(|bits| bits & (1 << NET_ADMIN) != 0)
 }
 
 pub(super) fn descriptors(service: Option<&Service>, doctor: &Doctor) -> CheckFinding {
@@ -266,14 +258,6 @@ mod tests {
         assert!(!is_gateway("/usr/bin/egret\0doctor\0"));
         assert!(!is_gateway("/usr/bin/vim\0egret\0run\0"));
         assert!(!is_gateway(""));
-    }
-
-    #[test]
-    fn capabilities_are_read_from_the_effective_set() {
-        assert!(has_net_admin("Name:\tegret\nCapPrm:\t0000000000000000\nCapEff:\t0000000000001000\n"));
-        assert!(has_net_admin("CapEff:\t000001ffffffffff\n"));
-        assert!(!has_net_admin("CapPrm:\t0000000000001000\nCapEff:\t0000000000000400\n"));
-        assert!(!has_net_admin(""));
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn machine() -> MachineNetwork {
             "# a comment\nnameserver 198.51.100.53 # vpc\nnameserver\tfe80::1%ens5\nnameserver 127.0.0.53\n"
                 .into(),
         resolved_conf: "nameserver 198.51.100.54\nsearch example.org\n".into(),
-        first_port: "1024\n".into(),
+        first_port: 1024,
         strict_interfaces: Vec::new(),
         bridges: Default::default(),
     };

@@ -5,16 +5,12 @@ use super::fault::remedy_of_others;
 use crate::addr::PortRange;
 use crate::interface::Interface;
 use crate::steering::ahead::{self, RulePosition};
+use crate::steering::own_rules::{CHAIN_PREFIX, NFT_TABLE};
 use crate::sys::packet_rules::{
     self, Ahead, Backend, ListedChain, PacketChain, PacketEffect, PacketRule, TableFamily,
 };
 use std::collections::BTreeSet;
 use std::io;
-
-/// Prefix of Egret's chains in the tables of iptables, which others use too.
-pub(super) const PREFIX: &str = "EGRET_";
-/// Our own table of nftables, of the family `inet`.
-pub(super) const NFT_TABLE: &str = "egret";
 
 /// A table of the plan.
 #[derive(Debug)]
@@ -242,7 +238,7 @@ fn overtaker(
         Ok(read(name)?.unwrap_or_default().rules.into_iter().map(|rule| rule.ahead).collect())
     };
     for (rule, number) in before.iter().zip(1..) {
-        let ours = rule.target.as_ref().is_some_and(|target| target.starts_with(PREFIX));
+        let ours = rule.target.as_ref().is_some_and(|target| target.starts_with(CHAIN_PREFIX));
         if !ours && ahead::takes(&rule.ahead, place, &mut chain)? {
             return Ok(Some(number));
         }
@@ -351,7 +347,7 @@ mod tests {
         for table in &watched.iptables {
             assert!(!table.hooks.is_empty(), "{table:?}");
             for chain in &table.chains {
-                assert!(chain.name.starts_with(PREFIX) && chain.rules > 0, "{chain:?}");
+                assert!(chain.name.starts_with(CHAIN_PREFIX) && chain.rules > 0, "{chain:?}");
             }
             for (_, ours) in &table.hooks {
                 assert!(table.chains.iter().any(|chain| chain.name == *ours), "{table:?}");

@@ -7,6 +7,7 @@ use super::routes;
 use super::trace::TraceLineKind;
 use crate::cli::doctor::proc::number;
 use crate::cli::mend::Mend;
+use crate::steering;
 use std::net::IpAddr;
 
 /// Such a cause of a loss.
@@ -37,7 +38,7 @@ pub(super) fn cause(
         return Some(cause);
     }
     // A source that the mark makes local is a "martian", and not counted as reverse path.
-    let martian = cure.v4 && ["src_valid_mark", "rp_filter"].iter().all(|name| setting(device, name) > 0);
+    let martian = cure.v4 && steering::drops_marked(device);
     if martian || evidence.rose(&["TcpIPReversePathFilter"]) {
         return Some(reverse_path(spot));
     }

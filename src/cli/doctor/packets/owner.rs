@@ -1,6 +1,7 @@
 //! Programs whose packet rules stand in the way, and how a rule for Egret gets into them.
 
 use super::trace::TraceLine;
+use crate::steering::is_own_chain;
 
 /// Program that a rule belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +26,7 @@ impl RuleOwner {
             chain.starts_with(prefix)
                 || chains.iter().any(|event| event.table == table && event.chain.starts_with(prefix))
         };
-        if (family, table) == ("inet", "egret") || chain.starts_with("EGRET_") {
+        if is_own_chain(family, table, chain) {
             return Self::Egret;
         }
         if table == "firewalld"

@@ -5,6 +5,7 @@
 
 use super::set_up::SetUp;
 use crate::cli::tool::{output, tool};
+use crate::steering::is_own_chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{BufRead as _, BufReader};
@@ -66,7 +67,7 @@ impl TraceLine {
 
     /// True for Egret's own packet rules.
     pub(super) fn is_of_steering(&self) -> bool {
-        self.chain.starts_with("EGRET_") || self.table == "egret"
+        is_own_chain(&self.family, &self.table, &self.chain)
     }
 
     /// True where Egret gives packets their mark.
