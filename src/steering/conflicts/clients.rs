@@ -46,7 +46,10 @@ pub(super) fn elsewhere(params: &SteeringParams, machine: &MachineNetwork) -> Ve
     let is_steered = |name: &&str| params.interfaces.iter().any(|one| one.covers(name));
     let of_source = |source: &IpNet| {
         let names = interfaces_to(*source, machine);
-        if names.is_empty() || names.iter().any(is_steered) {
+        if names.iter().any(is_steered) {
+            return partly_elsewhere(source, params, machine);
+        }
+        if names.is_empty() {
             return None;
         }
         let around = machine.addresses().filter(|(_, own)| is_around(own, source));
@@ -78,6 +81,39 @@ pub(super) fn elsewhere(params: &SteeringParams, machine: &MachineNetwork) -> Ve
         })
     };
     params.sources.iter().filter_map(of_source).collect()
+}
+
+/// Bits by which a route may be narrower than a network of clients: some are probably in a sixteenth of it, in less perhaps none.
+const LARGE_PART: u8 = 4;
+
+/// The conflict of a network whose answers leave by a steered interface, but for a large part of it. No uplink counts, whose own
+/// network may be inside, nor a bridge, which mostly is for containers of this machine.
+fn partly_elsewhere(source: &IpNet, params: &SteeringParams, machine: &MachineNetwork) -> Option<Conflict> {
+    let is_steered = |name: &str| params.interfaces.iter().any(|one| one.covers(name));
+    let uplinks = &machine.uplinks[usize::from(source.addr().is_ipv6())];
+    let is_bridge =
+        |name: &str| machine.links.iter().any(|link| link.ifname == name && link.linkinfo.kind == "bridge");
+    let is_likely = |network: &IpNet, name: &str| {
+        let is_large = source.contains(network) && network.prefix_len() - source.prefix_len() <= LARGE_PART;
+        let is_told_itself = network != source && params.sources.contains(network);
+        let mut same = machine.routes.iter().filter(|(other, _)| other == network);
+        is_large
+            && !is_told_itself
+            && !uplinks.contains(name)
+            && !is_bridge(name)
+            && !same.any(|(_, name)| is_steered(name))
+    };
+    let (network, name) = machine.routes.iter().find(|(network, name)| is_likely(network, name))?;
+    Some(Conflict {
+        gravity: ConflictSeverity::Doubtful,
+        found: format!(
+            "clients in {network}, of {source}, arrive by {name} if the route there tells, and [steering] interfaces does not name it"
+        ),
+        why: "what they send there is not intercepted: to intercepted ports it is refused, and never forwarded",
+        fix: format!(
+            "write {name} in [steering] interfaces, then `egret reload`; or give {network} a route by a steered interface"
+        ),
+    })
 }
 
 /// True if these clients are neighbours of the machine, which has an address in their network.

@@ -188,6 +188,37 @@ fn clients_on_other_interfaces_are_reported() {
 }
 
 #[test]
+fn large_part_of_clients_elsewhere_is_reported() {
+    for (source, part, by, told) in [
+        ("10.1.0.0/16", "10.1.128.0/17", "wg0", true),
+        ("10.1.0.0/16", "10.1.16.0/20", "wg0", true),
+        ("10.1.0.0/16", "10.1.0.0/16", "wg0", false),
+        // Too narrow to tell, as a network of management.
+        ("10.1.0.0/16", "10.1.9.0/24", "wg0", false),
+        ("10.0.0.0/8", "10.1.128.0/17", "wg0", false),
+        ("0.0.0.0/0", "10.1.128.0/17", "wg0", false),
+        // The uplink's own network, that of containers, and one that a steered interface has, too.
+        ("10.1.0.0/16", "10.1.128.0/17", "ens5", false),
+        ("10.1.0.0/16", "10.1.128.0/17", "docker0", false),
+        ("10.1.0.0/16", "10.1.0.0/17", "wg0", false),
+    ] {
+        let mut machine = machine();
+        let route = |network: &str, name: &str| (network.parse().unwrap(), name.to_owned());
+        machine
+            .links
+            .push(serde_json::from_str(r#"{"ifname":"docker0","linkinfo":{"info_kind":"bridge"}}"#).unwrap());
+        let steered = [route("10.1.0.0/16", "ens6"), route("10.1.0.0/17", "ens6")];
+        machine.routes.extend(steered.into_iter().chain([route(part, by)]));
+        let interfaces = vec![Interface::parse("ens6").unwrap()];
+        let params = SteeringParams { interfaces, sources: vec![source.parse().unwrap()], ..params() };
+        let found = conflicts(&params, &machine);
+        let is_told =
+            found.iter().any(|one| one.found.starts_with(&format!("clients in {part}, of {source}")));
+        assert_eq!(is_told, told, "{source}, {part} by {by}: {found:?}");
+    }
+}
+
+#[test]
 fn clients_that_rp_filter_drops_are_reported() {
     for (interface, source, strict, is_dropped) in [
         ("ens6", "172.16.0.0/24", &["ens6"][..], true),
