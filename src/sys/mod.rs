@@ -8,6 +8,7 @@ pub mod failure;
 pub mod limits;
 pub mod links;
 pub mod listener;
+pub mod listening_program;
 pub mod liveness;
 pub mod memory;
 mod netlink;

@@ -8,6 +8,7 @@ use crate::cli::ask::{AskError, SilentListener, ask_within};
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::steering::Remedy;
+use crate::sys::listening_program::ListeningProgram;
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
@@ -121,7 +122,13 @@ pub(super) fn ready(metrics: SocketAddr, service: Option<&Service>) -> CheckFind
 }
 
 fn foreign(metrics: SocketAddr, found: String) -> CheckFinding {
-    CheckFinding::fail(CHECK, found, DEAF, Mend::run(format!("ss -ltnp 'sport = :{}'", metrics.port())))
+    let found = match ListeningProgram::of(metrics) {
+        Some(holder) => format!("{found}; {holder} listens there"),
+        None => found,
+    };
+    let mend = Mend::run(format!("ss -ltnp 'sport = :{}'", metrics.port()))
+        .and("stop that program, or set another port in [gateway] metrics");
+    CheckFinding::fail(CHECK, found, DEAF, mend)
 }
 
 fn first_line(said: &str) -> &str {
