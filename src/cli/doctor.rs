@@ -7,6 +7,7 @@ mod forwarding;
 mod gateway;
 mod inputs;
 mod kernel;
+mod listen_port;
 mod listeners;
 mod network;
 mod packets;
@@ -17,6 +18,7 @@ mod resolver;
 mod sources;
 
 pub use inputs::{AskedResolver, Doctor, TenantClients};
+pub(super) use listen_port::go_by_gateway;
 pub(super) use packets::PROBE_NAME;
 
 use super::findings::{CheckFinding, report};
@@ -52,8 +54,11 @@ pub struct DoctorOptions {
 
 /// Looks at everything, sends packets of its own, and leaves the machine as it was. Yields 1 if something is broken, else 0.
 pub fn doctor(doctor: &Doctor, options: &DoctorOptions) -> ExitCode {
+    let mut doctor = doctor.clone();
+    let port = go_by_gateway(&mut doctor.steering, doctor.metrics);
+    let doctor = &doctor;
     let silence = gateway::silence(doctor);
-    let mut found: Vec<_> = doctor.broken.iter().cloned().collect();
+    let mut found: Vec<_> = doctor.broken.iter().cloned().chain(port).collect();
     if let (Some(from), Some(to)) = (options.from, &options.to) {
         let question = ProbeQuestion { from: from.to_canonical(), to: to.clone(), address: options.address };
         found.extend(silence.map_or_else(|| packets::ask(doctor, &question), |silence| vec![silence]));
@@ -99,7 +104,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
             "name [steering] interfaces and ports",
         )),
     }
-    found.push(network::foreign_listeners(&doctor.leased));
+    found.push(network::foreign_listeners(&doctor.leased, doctor.steering.listen_port));
     found.extend(silence.or_else(|| Some(gateway::ready(doctor.metrics?, service.as_ref()))));
     found
 }

@@ -233,8 +233,10 @@ pub fn main() -> ExitCode {
         }
         Command::Steering(SteeringCommand::Status { path, format, json }) => {
             with_in_force(&path.config, |usable| {
-                let params = control::steering_params(&usable.config);
-                steering::status(&params, usable.finding(&path.config), format, json)
+                let mut params = control::steering_params(&usable.config);
+                let port = doctor::go_by_gateway(&mut params, usable.config.gateway.metrics);
+                let first = usable.finding(&path.config).into_iter().chain(port).collect();
+                steering::status(&params, first, format, json)
             })
         }
         Command::Ports(options) => ports::run(&options),

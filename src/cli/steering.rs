@@ -85,10 +85,10 @@ pub fn print_down() -> ExitCode {
 }
 
 /// `egret steering status`: returns 0 if everything is in place, 1 if something is not, 2 if there is nothing to steer.
-/// `broken`: the finding about files with errors, if `params` are of the last good ones.
+/// `first`: findings about `params` themselves, as that they are the last good ones.
 pub(super) fn status(
     params: &SteeringParams,
-    broken: Option<CheckFinding>,
+    first: Vec<CheckFinding>,
     format: Option<FilterFormat>,
     json: bool,
 ) -> ExitCode {
@@ -96,7 +96,7 @@ pub(super) fn status(
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
-    let found: Vec<_> = broken.into_iter().chain(findings(params, format)).collect();
+    let found: Vec<_> = first.into_iter().chain(findings(params, format)).collect();
     report(&found, json)
 }
 

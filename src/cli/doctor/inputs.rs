@@ -10,8 +10,8 @@ use crate::steering::SteeringParams;
 use ipnet::IpNet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Settings of the configuration that doctor needs.
 #[derive(Debug, Clone)]

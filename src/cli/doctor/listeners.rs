@@ -8,6 +8,8 @@ pub(super) struct ListeningSocket {
     pub(super) port: u16,
     /// The number of the user that it belongs to.
     pub(super) user: u32,
+    /// It listens on every address.
+    pub(super) is_wildcard: bool,
     /// The socket's number.
     pub(super) inode: u64,
 }
@@ -27,11 +29,12 @@ pub(super) fn has_listener(port: u16) -> bool {
 fn listed(table: &str) -> impl Iterator<Item = ListeningSocket> {
     table.lines().skip(1).filter_map(|line| {
         let words: Vec<_> = line.split_whitespace().collect();
-        let (_, port) = words.get(1)?.rsplit_once(':')?;
+        let (address, port) = words.get(1)?.rsplit_once(':')?;
         let is_listening = *words.get(3)? == "0A";
         let listener = ListeningSocket {
             port: u16::from_str_radix(port, 16).ok()?,
             user: words.get(7)?.parse().ok()?,
+            is_wildcard: address.bytes().all(|digit| digit == b'0'),
             inode: words.get(9)?.parse().ok()?,
         };
         is_listening.then_some(listener)
@@ -43,19 +46,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listeners_have_port_user_and_number() {
+    fn listeners_have_port_user_and_address() {
         let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n\
             0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n\
             1: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000   998        0 2 1\n\
             2: 00000000:2328 0100007F:0BB8 01 00000000:00000000 00:00000000 00000000   998        0 3 1\n";
-        let listener = |port, user, inode| ListeningSocket { port, user, inode };
+        let listener = |port, user, is_wildcard, inode| ListeningSocket { port, user, is_wildcard, inode };
         let found: Vec<_> = listed(table).collect();
-        assert_eq!(found, [listener(8080, 0, 1), listener(3000, 998, 2)]);
+        assert_eq!(found, [listener(8080, 0, true, 1), listener(3000, 998, false, 2)]);
         let table6 = "  sl  local_address                         remote_address                        st\n\
             0: 00000000000000000000000000000000:3A99 00000000000000000000000000000000:0000 0A 0:0 0:0 0 998 0 4\n\
             1: 00000000000000000000000001000000:0016 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 5\n";
         let found: Vec<_> = listed(table6).collect();
-        assert_eq!(found, [listener(15001, 998, 4), listener(22, 0, 5)]);
+        assert_eq!(found, [listener(15001, 998, true, 4), listener(22, 0, false, 5)]);
         assert_eq!(listed("").next(), None);
     }
 }

@@ -22,9 +22,14 @@ pub(super) fn conntrack() -> CheckFinding {
 }
 
 /// Listeners that take ports away from pool addresses: those that the gateway leaves out, and warns of.
-pub(super) fn foreign_listeners(pools: &Pools) -> CheckFinding {
+/// `own`: the port that it listens on.
+pub(super) fn foreign_listeners(pools: &Pools, own: u16) -> CheckFinding {
     const CHECK: &str = "listeners";
-    let listeners = match listeners_in_the_way(pools) {
+    let mut listeners = listeners_in_the_way(pools);
+    if let Ok(listeners) = &mut listeners {
+        listeners.retain(|listener| listener.port() != own);
+    }
+    let listeners = match listeners {
         Ok(listeners) if listeners.is_empty() => {
             return CheckFinding::ok(
                 CHECK,
@@ -86,7 +91,7 @@ mod tests {
         for (at, named) in [("0.0.0.0:0", true), ("127.0.0.9:0", true), ("127.0.0.8:0", false)] {
             let listener = TcpListener::bind(at).unwrap();
             let address = listener.local_addr().unwrap();
-            let found = foreign_listeners(&pools("127.0.0.9/32", address.port(), &[]));
+            let found = foreign_listeners(&pools("127.0.0.9/32", address.port(), &[]), 1);
             assert_eq!(found.level == FindingLevel::Warn, named, "{found:?}");
             assert_eq!(found.found.contains(&address.to_string()), named, "{found:?}");
         }
@@ -97,6 +102,7 @@ mod tests {
     fn reserved_ports_are_not_in_the_way() {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(foreign_listeners(&pools("127.0.0.9/32", port, &[port])).level, FindingLevel::Ok);
+        assert_eq!(foreign_listeners(&pools("127.0.0.9/32", port, &[port]), 1).level, FindingLevel::Ok);
+        assert_eq!(foreign_listeners(&pools("127.0.0.9/32", port, &[]), port).level, FindingLevel::Ok);
     }
 }

@@ -1,16 +1,17 @@
 //! Privileges and limits of this shell, and of the gateway if it runs.
 
 use super::inputs::Doctor;
-use super::listeners::listeners;
+use super::listeners::{ListeningSocket, listeners};
 use super::proc::read;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::cli::tool::output;
-use crate::units::format_duration;
+use crate::sys::listening_program::sockets_of;
 use crate::sys::privileges::Capability;
+use crate::units::format_duration;
 use nix::sys::resource::{Resource, getrlimit};
-use std::fs::{self, DirEntry};
-use std::io;
+use std::collections::BTreeSet;
+use std::fs;
 use std::time::Duration;
 
 /// A running `egret run`.
@@ -47,22 +48,31 @@ impl Service {
     /// False if all that listens on a port in this network namespace is another program's. Goes by the process's sockets, and where
     /// nobody may list these, by its user.
     pub(super) fn may_listen_on(&self, port: u16) -> bool {
+        self.listeners().iter().any(|listener| listener.port == port)
+    }
+
+    /// The port that it takes connections on, if it is known and none of the files': one that it listens on at every address, as
+    /// only the transparent listener always does.
+    pub(super) fn other_listen_port(&self, of_files: u16, metrics: Option<u16>) -> Option<u16> {
+        let own = self.listeners();
+        if own.iter().any(|listener| listener.port == of_files) {
+            return None;
+        }
+        let everywhere = own.iter().filter(|listener| listener.is_wildcard && Some(listener.port) != metrics);
+        let ports: BTreeSet<u16> = everywhere.map(|listener| listener.port).collect();
+        ports.first().copied().filter(|_| ports.len() == 1)
+    }
+
+    /// Its listeners in this network namespace; where nobody may list its sockets, those of its user.
+    fn listeners(&self) -> Vec<ListeningSocket> {
         let user = self.user().map(|(user, _)| user);
-        let own = sockets(self.pid);
-        listeners().iter().filter(|listener| listener.port == port).any(|listener| match &own {
+        let own: Option<BTreeSet<u64>> = sockets_of(self.pid).map(Iterator::collect);
+        let is_own = |listener: &ListeningSocket| match &own {
             Some(own) => own.contains(&listener.inode),
             None => user.is_none_or(|user| user == listener.user),
-        })
+        };
+        listeners().into_iter().filter(is_own).collect()
     }
-}
-
-/// The numbers of a process's sockets; `None` where we may not know.
-fn sockets(pid: u32) -> Option<Vec<u64>> {
-    let number = |entry: io::Result<DirEntry>| {
-        let link = fs::read_link(entry.ok()?.path()).ok()?;
-        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
-    };
-    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.filter_map(number).collect())
 }
 
 /// Finds the gateway of this network namespace among the processes; `None` if it does not run or is hidden from us. One that is
