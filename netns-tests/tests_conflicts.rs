@@ -18,6 +18,7 @@ crate::trials! {
         status_names_exemptions;
     once:
         pools_with_foreign_addresses_are_refused,
+        reload_refuses_pool_with_next_hop,
         table_or_mark_in_use_changes_nothing,
         rules_of_other_backend_are_replaced,
         mark_rule_precedes_rules_of_others,
@@ -113,6 +114,46 @@ fn pools_with_foreign_addresses_are_refused() {
         assert!(up.status.success(), "{}", text(&up));
         assert_eq!(text(&up).contains("warning"), told.is_some(), "{}", text(&up));
         assert!(told.is_none_or(|told| check(&lab, &files).contains(told)), "{}", check(&lab, &files));
+    }
+}
+
+/// As `egret check` and `egret steering print` do; and so does a start.
+fn reload_refuses_pool_with_next_hop() {
+    let lab = Lab::new();
+    let own = crate::doctor::config();
+    let gateway = format!("{}\nadmin = \"unix:{}\"", own.gateway, lab.control_socket());
+    let config = Config { gateway, ..own };
+    let mut gateway = lab.start_steered_gateway(&config, Rules::Nftables);
+    let passes = || {
+        let server = lab.listen(Host::Raw, Family::V4, 7000);
+        let client = lab.connect(Tenant::Alpha, server.address());
+        pass(&client, &server.accept(), b"hello");
+    };
+    for (addresses, told) in [
+        ("[\"198.51.100.8/29\", \"2001:db8:100::/64\"]", "the next hop of a route: 198.51.100.10"),
+        ("[\"203.0.113.16/28\", \"2001:db8:51::/64\"]", "the next hop of a route: 2001:db8:51::a"),
+    ] {
+        let mistaken = Config { alpha_addresses: addresses.into(), ..config.clone() };
+        gateway.write(&mistaken.render(&gateway.flow_log()));
+        for command in ["check", "reload"] {
+            let said = gateway.egret(&[command]);
+            assert_eq!(said.status.code(), Some(1), "{command}: {}", text(&said));
+            assert!(text(&said).contains(told), "{command}: {}", text(&said));
+            assert!(
+                text(&said).contains("; remove them from [[pool]] addresses"),
+                "{command}: {}",
+                text(&said)
+            );
+        }
+        passes();
+        gateway.kill();
+        gateway.start_again();
+        assert_eq!(gateway.metric("egret_config_fallback", &[]), 1);
+        passes();
+        gateway.write(&config.render(&gateway.flow_log()));
+        let said = gateway.egret(&["reload"]);
+        assert!(said.status.success(), "{}", text(&said));
+        assert_eq!(gateway.metric("egret_config_fallback", &[]), 0);
     }
 }
 

@@ -4,7 +4,7 @@ use super::startup::Startup;
 use super::{App, StartError};
 use crate::config::{self, LoadedConfig, Severity};
 use crate::control::{FallbackCause, FallbackReason, LastGoodStore, PolicySource, steering_params};
-use crate::steering::{RefusedInterfaces, replace_interfaces, steered_interfaces};
+use crate::steering::{self, RefusedSteering, steered_interfaces};
 use crate::sys::memory;
 
 /// Reason why the gateway did not start, or did not end cleanly.
@@ -13,9 +13,9 @@ pub enum RunError {
     /// The files have errors, and no kept configuration works instead.
     #[error(transparent)]
     Config(#[from] config::ConfigReport),
-    /// Steering would move to interfaces that clients do not arrive by, and a kept configuration does not.
+    /// Steering would cut off clients, or hosts that the machine needs, and by a kept configuration does not.
     #[error(transparent)]
-    Interfaces(#[from] RefusedInterfaces),
+    Steering(#[from] RefusedSteering),
     /// The start failed, or a part of the gateway did.
     #[error(transparent)]
     Start(#[from] StartError),
@@ -50,8 +50,8 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
                 tracing::warn!("{warning}");
             }
             let digest = loaded.texts.digest();
-            if let Err(refused) = keep_interfaces(&loaded, digest, last_good) {
-                (FallbackCause::Files, RunError::Interfaces(refused), Some(digest))
+            if let Err(refused) = keep_steering(&loaded, digest, last_good) {
+                (FallbackCause::Files, RunError::Steering(refused), Some(digest))
             } else {
                 match attempt(startup, &source, loaded, None) {
                     Ok(ended) => return Ok(ended?),
@@ -80,21 +80,26 @@ pub fn run(startup: &Startup) -> Result<(), RunError> {
     Err(refused)
 }
 
-/// Refuses what a reload refuses: interfaces that would cut off the clients of those that are steered, or were by the
-/// configuration that was in force last, since a boot may have steered others by these files. Not where no other was.
-fn keep_interfaces(
+/// Refuses what a reload refuses: steering that would cut off hosts that the machine needs, or the clients of interfaces that
+/// are steered, or were by the configuration that was in force last, since a boot may have steered others by these files. Not
+/// where no other was.
+fn keep_steering(
     loaded: &LoadedConfig,
     digest: u64,
     last_good: &LastGoodStore,
-) -> Result<(), RefusedInterfaces> {
+) -> Result<(), RefusedSteering> {
     let Some(newest) = last_good.others_than(None).into_iter().next() else { return Ok(()) };
     if newest.digest() == digest {
         return Ok(());
     }
     let mut before = steered_interfaces();
-    before.extend(last_good.load(newest).into_iter().flat_map(|last| last.config.steering.interfaces));
-    let params = steering_params(&loaded.config);
-    replace_interfaces(&before, &params.interfaces, &params.sources)
+    let last = last_good.load(newest).into_iter().flat_map(|last| last.config.steering.interfaces);
+    for interface in last {
+        if !before.contains(&interface) {
+            before.push(interface);
+        }
+    }
+    steering::replace(&before, &steering_params(&loaded.config))
 }
 
 /// Starts the gateway and runs it to its end. The outer result is that of the start, the inner one that of the run.

@@ -8,7 +8,7 @@ use crate::clock;
 use crate::config::{self, Config, ConfigReport};
 use crate::control::{LastGoodStore, last_monitor_end, steering_params};
 use crate::files::access_remedy;
-use crate::steering::RefusedInterfaces;
+use crate::steering::{RefusedSteering, replace, steered_interfaces};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, access};
 use std::io;
@@ -29,8 +29,8 @@ pub(super) struct UsableConfig {
 pub(super) enum FilesRefusal {
     /// The files have errors.
     Errors(ConfigReport),
-    /// They would move steering to interfaces that clients do not arrive by.
-    Interfaces(RefusedInterfaces),
+    /// By them steering would cut off clients, or hosts that the machine needs.
+    Steering(RefusedSteering),
 }
 
 impl UsableConfig {
@@ -38,7 +38,7 @@ impl UsableConfig {
     pub(super) fn finding(&self, path: &Path) -> Option<CheckFinding> {
         let report = match self.refusal.as_ref()? {
             FilesRefusal::Errors(report) => report,
-            FilesRefusal::Interfaces(refused) => return Some(not_in_force(path, refused)),
+            FilesRefusal::Steering(refused) => return Some(not_in_force(path, refused)),
         };
         let told = report.diagnostics.iter().find(|error| !may_not_read(Path::new(&*error.file)));
         let first = told.or(report.diagnostics.first()).map(ToString::to_string).unwrap_or_default();
@@ -54,7 +54,7 @@ fn may_not_read(path: &Path) -> bool {
 const CHECK: &str = "configuration";
 const INSTEAD: &str = "all else here goes by the last good configuration";
 
-fn not_in_force(path: &Path, refused: &RefusedInterfaces) -> CheckFinding {
+fn not_in_force(path: &Path, refused: &RefusedSteering) -> CheckFinding {
     CheckFinding::fail(
         CHECK,
         format!("{} is not in force: {}; {INSTEAD}", path.display(), refused.found()),
@@ -103,15 +103,15 @@ pub(super) fn load(path: &Path) -> Result<UsableConfig, ConfigReport> {
     }
 }
 
-/// Loads what is in force: as [`load`] does, and the last good configuration in place of files whose interfaces a reload refuses.
+/// Loads what is in force: as [`load`] does, and the last good configuration in place of files whose steering a reload refuses.
 pub(super) fn load_in_force(path: &Path) -> Result<UsableConfig, ConfigReport> {
     let usable = load(path)?;
-    let refused = steering::refused_interfaces(&steering_params(&usable.config));
+    let refused = replace(&steered_interfaces(), &steering_params(&usable.config)).err();
     let Some((refused, config)) = refused.filter(|_| usable.refusal.is_none()).zip(last_good(path)) else {
         return Ok(usable);
     };
     warn(path, "this goes by the last good configuration");
-    Ok(UsableConfig { config, refusal: Some(FilesRefusal::Interfaces(refused)) })
+    Ok(UsableConfig { config, refusal: Some(FilesRefusal::Steering(refused)) })
 }
 
 /// The control socket of a gateway whose main file does not tell it: the last good configuration's, or for the default file the

@@ -24,7 +24,7 @@ use crate::clock;
 use crate::config::{Config, ConfigDigest, LoadedConfig, Texts};
 use crate::egress::Ledger;
 use crate::gateway::GatewayState;
-use crate::steering::replace_interfaces;
+use crate::steering;
 use crate::sys::{memory, priority};
 use crate::telemetry::Metrics;
 use crate::threads;
@@ -256,8 +256,7 @@ impl Reloader {
     fn exchange(&mut self, promotion: Option<PromoteOrder>) -> Result<ReloadSummary, ReloadError> {
         let LoadedConfig { mut config, warnings, files, texts, .. } = self.source.read()?;
         let expected = ExpectedNetwork::of(&config, self.running.gateway.listen.port());
-        let (before, after) = (&self.running.steering.interfaces, &expected.params.interfaces);
-        replace_interfaces(before, after, &expected.params.sources)?;
+        steering::replace(&self.running.steering.interfaces, &expected.params)?;
         let read = ConfigDigest::of(&config);
         let difference = self.outline.difference(&read);
         for header in &difference.restart {

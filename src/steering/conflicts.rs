@@ -3,14 +3,16 @@
 
 mod clients;
 mod conflict;
+mod needed;
 
 pub use conflict::{Conflict, ConflictSeverity};
+pub(super) use needed::of_needed_hosts;
 
 use super::SteeringParams;
 use super::machine::{LinkEntry, MachineNetwork};
 use super::watched::TAKE_OVER;
 use crate::interface::Interface;
-use conflict::some;
+use conflict::{of_others, some};
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -129,39 +131,18 @@ pub fn conflicts(params: &SteeringParams, machine: &MachineNetwork) -> Vec<Confl
 
 /// Pool addresses that are, or may be, those of others: of next hops, DNS servers, neighbours, networks.
 fn of_pool(pool: IpNet, params: &SteeringParams, machine: &MachineNetwork) -> Vec<Conflict> {
-    const LOCAL: &str =
-        "pool addresses are local to this machine, so it could not reach those hosts any more";
-    let mut found = Vec::new();
-    let mut others = |gravity, what: &str, addresses: Vec<String>| {
-        if !addresses.is_empty() {
-            let (found_there, fix) = (some(&addresses), "remove them from [[pool]] addresses".to_owned());
-            let found_there = format!("pool addresses {pool} include {what}: {found_there}");
-            found.push(Conflict { gravity, found: found_there, why: LOCAL, fix });
-        }
+    let mut found =
+        of_needed_hosts(pool, &machine.next_hops, &machine.resolvers, |address| machine.has(address));
+    let mut others = |what: &str, addresses: Vec<String>| {
+        found.extend(of_others(ConflictSeverity::Doubtful, pool, what, &addresses));
     };
     let elsewhere = |address: &&IpAddr| pool.contains(*address) && !machine.has(**address);
-    let shown = |addresses: Vec<&IpAddr>| addresses.into_iter().map(ToString::to_string).collect();
-    others(
-        ConflictSeverity::Refused,
-        "the next hop of a route",
-        shown(machine.next_hops.iter().filter(elsewhere).collect()),
-    );
-    others(
-        ConflictSeverity::Refused,
-        "a DNS server",
-        shown(machine.resolvers.iter().filter(elsewhere).collect()),
-    );
     let neighbours = machine.neighbours.iter();
     let neighbours =
         neighbours.filter(|(address, _)| elsewhere(&address) && !machine.next_hops.contains(address));
-    others(
-        ConflictSeverity::Doubtful,
-        "other hosts on a link",
-        neighbours.map(|(address, dev)| format!("{address} on {dev}")).collect(),
-    );
+    others("other hosts on a link", neighbours.map(|(address, dev)| format!("{address} on {dev}")).collect());
     let ends = machine.peers().filter(|(address, _)| elsewhere(&address));
     others(
-        ConflictSeverity::Doubtful,
         "the other end of a link or tunnel",
         ends.map(|(address, name)| format!("{address} of {name}")).collect(),
     );
@@ -169,17 +150,13 @@ fn of_pool(pool: IpNet, params: &SteeringParams, machine: &MachineNetwork) -> Ve
     for (link, own) in networks {
         let (name, network) = (&link.ifname, own.trunc());
         if pool.contains(&network) {
-            others(
-                ConflictSeverity::Doubtful,
-                "a whole network of a link",
-                vec![format!("{network} on {name}")],
-            );
+            others("a whole network of a link", vec![format!("{network} on {name}")]);
         } else if own.addr().is_ipv4() && network.contains(&pool) {
             let reserved = [(network.network(), "network"), (network.broadcast(), "broadcast")];
             let reserved = reserved.iter().filter(|(address, _)| pool.contains(address));
             let reserved = reserved
                 .map(|(address, kind)| format!("{address}, the {kind} address of {network} on {name}"));
-            others(ConflictSeverity::Doubtful, "an address that is not a host's", reserved.collect());
+            others("an address that is not a host's", reserved.collect());
         }
     }
     found.extend(own_addresses(pool, params, machine));

@@ -160,10 +160,7 @@ impl MachineNetwork {
         let answered =
             neighbours.filter(|one| one.lladdr.is_some() && !one.state.iter().any(|state| state == "FAILED"));
         machine.neighbours = answered.filter_map(|one| Some((one.dst?, one.dev))).collect();
-        machine.resolvers = name_servers(&told.resolv_conf).chain(resolvers).collect();
-        if machine.resolvers.iter().any(|server| RESOLVED_STUBS.contains(server)) {
-            machine.resolvers.extend(name_servers(&told.resolved_conf));
-        }
+        machine.resolvers = asked_servers(&told.resolv_conf, &told.resolved_conf, resolvers);
         machine.first_port = told.first_port;
         machine.strict_interfaces.clone_from(&told.strict_interfaces);
         machine.bridges_call_filters = told.bridges.iter().any(|value| value.trim() == "1");
@@ -191,6 +188,19 @@ impl MachineNetwork {
             networks.map(move |network| (link, network))
         })
     }
+}
+
+/// The DNS servers that the machine asks, by the text of `/etc/resolv.conf` and of systemd-resolved, and those of the configuration.
+pub(super) fn asked_servers(
+    resolv_conf: &str,
+    resolved_conf: &str,
+    configured: impl IntoIterator<Item = IpAddr>,
+) -> Vec<IpAddr> {
+    let mut servers: Vec<_> = name_servers(resolv_conf).chain(configured).collect();
+    if servers.iter().any(|server| RESOLVED_STUBS.contains(server)) {
+        servers.extend(name_servers(resolved_conf));
+    }
+    servers
 }
 
 /// Addresses on which systemd-resolved serves the machine itself.

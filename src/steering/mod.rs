@@ -18,6 +18,7 @@ mod own_rules;
 mod params;
 mod plan;
 mod port_rules;
+mod refused;
 mod reserve;
 mod script;
 mod watched;
@@ -31,6 +32,7 @@ pub use own_rules::{NFT_TABLE, is_own_chain};
 pub use params::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment};
 pub use plan::{PacketRules, Routing, SteeringPlan};
 pub use port_rules::{PortRule, RulePackets};
+pub use refused::{RefusedSteering, replace};
 pub use reserve::{default_ephemeral, reserved_ports};
 pub use script::{SOMAXCONN, down};
 pub use watched::{

@@ -1,15 +1,18 @@
-//! Networks on this machine's own links, reached without a router.
+//! Networks on this machine's own links, reached without a router, and the routers to others.
 
 use super::netlink::{array_at, attributes, malformed};
 use super::routing::{MAIN_TABLE, list};
 use ipnet::IpNet;
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
 /// `struct rtmsg`
 const HEADER: usize = 12;
-/// Attributes of a next hop that is a router; 18 is `RTA_VIA` of linux/rtnetlink.h, which names one of the other family.
-const BY_ROUTER: [u16; 2] = [libc::RTA_GATEWAY, 18];
+/// `RTA_VIA` of linux/rtnetlink.h, a router of the other family: `struct rtvia`, a family and the address.
+const VIA: u16 = 18;
+/// Attributes of a next hop that is a router.
+const BY_ROUTER: [u16; 2] = [libc::RTA_GATEWAY, VIA];
 /// `struct rtnexthop`, which the attributes of a next hop follow.
 const NEXT_HOP: usize = 8;
 
@@ -50,6 +53,19 @@ pub fn routes() -> io::Result<ConnectedRoutes> {
     Ok(ConnectedRoutes { networks, routers })
 }
 
+/// Lists the routers of every route of every table.
+pub fn next_hops() -> io::Result<BTreeSet<IpAddr>> {
+    let mut found = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let mut request = vec![u8::try_from(family).map_err(io::Error::other)?];
+        request.resize(HEADER, 0);
+        list(libc::RTM_GETROUTE, &request, |body| {
+            by_router(body.get(HEADER..).ok_or_else(malformed)?, &mut found).map(drop)
+        })?;
+    }
+    Ok(found.into_iter().collect())
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum UnicastRoute {
     /// A network on a link.
@@ -64,15 +80,15 @@ fn route(body: &[u8]) -> io::Result<Option<UnicastRoute>> {
     if kind != libc::RTN_UNICAST {
         return Ok(None);
     }
-    let (mut to, mut metric, mut by_router, mut routers) = (None, 0, false, Vec::new());
+    let (mut to, mut metric, mut routers) = (None, 0, Vec::new());
     for (kind, value) in attributes(&body[HEADER..]) {
         match kind {
             libc::RTA_DST => to = address(value),
             libc::RTA_PRIORITY => metric = array_at(value, 0).map_or(0, u32::from_ne_bytes),
-            libc::RTA_MULTIPATH => by_router |= next_hops(value, &mut routers)?,
-            _ => by_router |= next_hop(kind, value, &mut routers),
+            _ => {}
         }
     }
+    let by_router = by_router(&body[HEADER..], &mut routers)?;
     if length == 0 {
         let counts = u32::from(table) == MAIN_TABLE && !routers.is_empty();
         return Ok(counts.then_some(UnicastRoute::Default { metric, routers }));
@@ -84,8 +100,20 @@ fn route(body: &[u8]) -> io::Result<Option<UnicastRoute>> {
     Ok(Some(UnicastRoute::Link(network)))
 }
 
+/// Adds the routers of a route's attributes. True if it has any.
+fn by_router(route: &[u8], routers: &mut Vec<IpAddr>) -> io::Result<bool> {
+    let mut found = false;
+    for (kind, value) in attributes(route) {
+        found |= match kind {
+            libc::RTA_MULTIPATH => of_several(value, routers)?,
+            _ => next_hop(kind, value, routers),
+        };
+    }
+    Ok(found)
+}
+
 /// Adds the routers of a route with several next hops. True if it has any; links alone can be next hops, too.
-fn next_hops(mut hops: &[u8], routers: &mut Vec<IpAddr>) -> io::Result<bool> {
+fn of_several(mut hops: &[u8], routers: &mut Vec<IpAddr>) -> io::Result<bool> {
     let mut by_router = false;
     while let Some(size) = array_at(hops, 0).map(u16::from_ne_bytes).map(usize::from) {
         let hop = hops.get(NEXT_HOP..size).ok_or_else(malformed)?;
@@ -99,8 +127,10 @@ fn next_hops(mut hops: &[u8], routers: &mut Vec<IpAddr>) -> io::Result<bool> {
 
 /// Adds the router of an attribute. True if the attribute names one, of whichever family.
 fn next_hop(kind: u16, value: &[u8], routers: &mut Vec<IpAddr>) -> bool {
-    if kind == libc::RTA_GATEWAY {
-        routers.extend(address(value));
+    match kind {
+        libc::RTA_GATEWAY => routers.extend(address(value)),
+        VIA => routers.extend(value.get(2..).and_then(address)),
+        _ => {}
     }
     BY_ROUTER.contains(&kind)
 }
@@ -177,6 +207,16 @@ mod tests {
         let mut of_another_table = message(0, unicast, &[one]);
         of_another_table[4] = 200;
         assert_eq!(route(&of_another_table).unwrap(), None, "for some packets alone");
+    }
+
+    #[test]
+    fn routers_of_other_family_are_next_hops() {
+        let via: Vec<u8> =
+            10_u16.to_ne_bytes().into_iter().chain([0xfe, 0x80]).chain([0; 13]).chain([1]).collect();
+        let mut routers = Vec::new();
+        assert!(by_router(&attribute_of(VIA, &via), &mut routers).unwrap());
+        assert_eq!(routers, ["fe80::1".parse::<IpAddr>().unwrap()]);
+        next_hops().unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::control::build_error::BuildError;
 use crate::control::loaded_candidate::PromotionError;
 use crate::control::network::SteeringRenewal;
 use crate::gateway::ReevaluationCounts;
-use crate::steering::{REMEDY, RefusedInterfaces, Remedy};
+use crate::steering::{REMEDY, RefusedSteering, Remedy};
 
 /// A configuration that came into force.
 pub(super) struct ReloadSummary {
@@ -43,9 +43,9 @@ pub(super) enum ReloadError {
     /// The configuration could not be built.
     #[error(transparent)]
     Build(#[from] BuildError),
-    /// Steering would go by interfaces that do not exist, or that have no clients.
+    /// Steering would cut off clients, or hosts that the machine needs.
     #[error(transparent)]
-    Interfaces(#[from] RefusedInterfaces),
+    Steering(#[from] RefusedSteering),
     /// A promotion, and the files do not match the candidate.
     #[error(transparent)]
     NotTheCandidate(#[from] PromotionError),
@@ -59,7 +59,7 @@ impl ReloadError {
     fn report(&self) -> Option<&ConfigReport> {
         match self {
             Self::Config(report) => Some(report),
-            Self::Build(_) | Self::Interfaces(_) | Self::NotTheCandidate(_) | Self::Bug => None,
+            Self::Build(_) | Self::Steering(_) | Self::NotTheCandidate(_) | Self::Bug => None,
         }
     }
 }

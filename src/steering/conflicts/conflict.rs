@@ -1,5 +1,8 @@
 //! A conflict between configuration and machine.
 
+use ipnet::IpNet;
+use std::fmt;
+
 /// Severity of a conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConflictSeverity {
@@ -22,6 +25,27 @@ pub struct Conflict {
     pub why: &'static str,
     /// Its remedy.
     pub fix: String,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.found, self.why, self.fix)
+    }
+}
+
+/// A pool that contains these addresses of others, if there are any.
+pub(super) fn of_others(
+    gravity: ConflictSeverity,
+    pool: IpNet,
+    what: &str,
+    addresses: &[String],
+) -> Option<Conflict> {
+    (!addresses.is_empty()).then(|| Conflict {
+        gravity,
+        found: format!("pool addresses {pool} include {what}: {}", some(addresses)),
+        why: "pool addresses are local to this machine, so it could not reach those hosts any more",
+        fix: "remove them from [[pool]] addresses".to_owned(),
+    })
 }
 
 /// The first few elements of a list.
