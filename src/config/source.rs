@@ -8,12 +8,6 @@ use std::sync::Arc;
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// Maximum syntax errors reported for one file; further ones mostly follow from the first.
-const MAX_SYNTAX_ERRORS: usize = 10;
-
-/// Largest text of which every syntax error is looked for: the parser keeps them all, each of some hundred bytes, and
-/// there may be one for each byte. Of a larger text, the first is reported.
-const MAX_RECOVERED: usize = 128 << 10;
 /// Bytes between two counts of characters. A line may be as long as the file, and have a position for every few bytes.
 const BLOCK: usize = 512;
 
@@ -52,19 +46,15 @@ impl SourceFile {
         Some(source)
     }
 
-    /// Parses the file; `None` if it is not TOML, which is reported.
+    /// Parses the file; `None` if it is not TOML, which is reported. Only the first error is: after an unclosed bracket the parser
+    /// takes what follows for part of it.
     pub(super) fn parse(&self, out: &mut Diagnostics) -> Option<Spanned<DeTable<'_>>> {
-        let first = match DeTable::parse(&self.text) {
-            Ok(table) => return Some(table),
-            Err(first) => first,
-        };
-        let all = || DeTable::parse_recoverable(&self.text).1;
-        let errors = if self.text.len() <= MAX_RECOVERED { all() } else { vec![first] };
-        for error in errors.iter().take(MAX_SYNTAX_ERRORS) {
-            let at = self.place(&error.span().unwrap_or(0..0));
-            out.error(at, format!("not valid TOML: {}", error.message()), "");
-        }
-        None
+        DeTable::parse(&self.text)
+            .map_err(|error| {
+                let at = self.place(&error.span().unwrap_or(0..0));
+                out.error(at, format!("not valid TOML: {}", error.message()), "");
+            })
+            .ok()
     }
 
     /// Parses as much of it as possible, ignoring errors.

@@ -217,11 +217,16 @@ fn number_of_findings_is_bounded() {
 }
 
 #[test]
-fn garbage_has_few_syntax_errors() {
-    for (size, errors) in [(100, 10), (1 << 20, 1)] {
-        let found = findings(&[("egret.toml", &"=\n".repeat(size))]);
-        assert_eq!(found.len(), errors, "{size}: {:?}", found.first());
-        assert!(found[0].starts_with("egret.toml:1:1: error: not valid TOML"), "{size}: {}", found[0]);
+fn syntax_errors_have_no_follow_ups() {
+    for (text, place) in [
+        ("=\n".repeat(1 << 20), "1:1"),
+        (format!("[gateway\n{GOOD}"), "1:9"),
+        (GOOD.replace("hosts = [", "hosts = [[").replace("[[tenant.allow", "[tenant.allow"), "10:15"),
+        (format!("name = \"x\"\n[[pool]\nname = \"y\"\nname = \"z\"\n{GOOD}"), "2:8"),
+    ] {
+        let found = findings(&[("egret.toml", &text)]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with(&format!("egret.toml:{place}: error: not valid TOML")), "{}", found[0]);
     }
 }
 
