@@ -16,10 +16,10 @@ const NAMED: usize = 3;
 pub(crate) struct ForecastHandle(Arc<Mutex<Forecaster>>);
 
 impl ForecastHandle {
-    /// Samples the pools, and logs each level that a destination has crossed, with the name and the main holders of its
-    /// ports.
+    /// Samples the pools, and logs the level that each destination has reached or left, with the name and the main holders of
+    /// its ports.
     pub(crate) fn observe(&self, pools: &Pools, table: &FlowTable, now: Instant) {
-        let events = self.lock().observe(pools, now);
+        let events = telling(self.lock().observe(pools, now));
         if events.is_empty() {
             return;
         }
@@ -42,6 +42,23 @@ impl ForecastHandle {
     fn lock(&self) -> MutexGuard<'_, Forecaster> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Of the levels that a destination crossed at one look, the highest that it reached and the lowest that it left, which imply
+/// the others. Those of a destination follow each other, the lowest first.
+fn telling(events: Vec<LevelEvent>) -> Vec<LevelEvent> {
+    let mut told: Vec<LevelEvent> = Vec::with_capacity(events.len());
+    for event in events {
+        let is_same = |last: &LevelEvent| {
+            (last.source, last.destination, last.rising) == (event.source, event.destination, event.rising)
+        };
+        match told.last_mut().filter(|last| is_same(last)) {
+            Some(last) if event.rising => *last = event,
+            Some(_) => {}
+            None => told.push(event),
+        }
+    }
+    told
 }
 
 /// Logs a crossing: a warning upwards, an info downwards.
@@ -68,4 +85,41 @@ fn log(event: &LevelEvent, flows: &PairFlows) {
 /// `a 12, b 3`
 fn listed<T>(all: &[T], each: impl Fn(&T) -> String) -> impl Display {
     all.iter().map(each).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::addr::{DialAddr, OriginalDestination, SourceAddr};
+    use crate::egress::UsageLevel::{self, ExhaustedSoon, Percent70, Percent85, Percent95};
+
+    fn event(source: &str, level: UsageLevel, rising: bool) -> LevelEvent {
+        LevelEvent {
+            level,
+            pool: "acme".into(),
+            source: SourceAddr::new(source.parse().unwrap()),
+            destination: DialAddr::from(OriginalDestination::tcp("198.51.100.9:443".parse().unwrap())),
+            used: 10,
+            capacity: 10,
+            growth: 0.0,
+            exhausted_in: None,
+            rising,
+        }
+    }
+
+    #[test]
+    fn one_look_logs_one_level() {
+        let [one, other] = ["203.0.113.1", "203.0.113.2"];
+        let events = [
+            event(one, Percent70, true),
+            event(one, Percent85, true),
+            event(one, Percent95, true),
+            event(one, ExhaustedSoon, true),
+            event(other, Percent85, false),
+            event(other, Percent95, false),
+            event(other, ExhaustedSoon, true),
+        ];
+        let told: Vec<_> = telling(events.into()).iter().map(|event| (event.level, event.rising)).collect();
+        assert_eq!(told, [(ExhaustedSoon, true), (Percent85, false), (ExhaustedSoon, true)]);
+    }
 }
