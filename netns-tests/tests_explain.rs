@@ -91,7 +91,7 @@ fn explain_shows_the_enforced_canary(family: Family) {
     assert_eq!((&in_force["mode"], &in_force["allowed"]), (&"enforce".into(), &false.into()), "{json:#}");
     assert!(
         said.contains(
-            "verdict  allowed; enforce mode would deny it as not_allowed (the tenant is in monitor mode),"
+            "verdict  allowed: monitor mode lets it pass; enforced, it would be denied as not_allowed,"
         ),
         "{said}"
     );

@@ -295,7 +295,7 @@ fn tests_see_denials_under_monitoring() {
     let output = files.explain("10.0.1.5", "x.evil.example", &[]);
     assert!(
         text(&output.stdout)
-            .contains("; enforce mode would deny it as denied_by_rule (the tenant is in monitor mode)\n"),
+            .contains("verdict  allowed: monitor mode lets it pass; enforced, deny rule egret.toml:24 would deny it (denied_by_rule)\n"),
         "{output:?}"
     );
     let tests = files.write(

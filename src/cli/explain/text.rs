@@ -164,6 +164,9 @@ pub(in crate::cli) fn verdict_of(report: &ExplainReport) -> String {
     if report.refused_family.is_some() {
         return "refused before the handshake".to_owned();
     }
+    if let Some(waived) = report.would_deny.as_ref().filter(|_| report.allowed) {
+        return waived_verdict(waived, report);
+    }
     let mut verdict = if report.allowed { "allowed" } else { "denied" }.to_owned();
     if let Some(rule) = &report.rule {
         // Policy lets out what has a pool.
@@ -179,10 +182,19 @@ pub(in crate::cli) fn verdict_of(report: &ExplainReport) -> String {
     if !report.allowed && report.mode.as_deref() == Some("monitor") {
         verdict.push_str(", in monitor mode too");
     }
-    if let Some(ExplainedOutcome { name, .. }) = report.would_deny.as_ref().filter(|_| report.allowed) {
-        let _ = write!(verdict, "; enforce mode would deny it as {name} (the tenant is in monitor mode)");
-    }
     verdict
+}
+
+/// The verdict on a flow that only monitor mode lets out.
+fn waived_verdict(waived: &ExplainedOutcome, report: &ExplainReport) -> String {
+    let name = &waived.name;
+    let by = match &report.rule {
+        Some(rule) if name == "denied_by_rule" => format!("deny rule {rule} would deny it ({name})"),
+        Some(rule) => format!("it would be denied as {name}, though rule {rule} covers it"),
+        None => format!("it would be denied as {name}"),
+    };
+    let early = if report.inspected { "" } else { ", before the client says anything" };
+    format!("allowed{early}: monitor mode lets it pass; enforced, {by}")
 }
 
 fn write_pool(text: &mut String, report: &ExplainReport, pool: &ExplainedPool) {
