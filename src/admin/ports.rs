@@ -135,6 +135,9 @@ pub struct DrainAnswer {
     pub source: IpAddr,
     /// New state: `available`, `draining` or `withdrawn`.
     pub state: String,
+    /// Pools with this address that have no available address of its family.
+    #[serde(default)]
+    pub without_address: Vec<Arc<str>>,
 }
 
 impl DestinationPorts {

@@ -6,6 +6,8 @@ mod table;
 use super::ask::{self, AskError, GatewayArgs, ask};
 use super::output::{json_line, print, put};
 use crate::admin::{DestinationFilter, DrainAnswer, DrainOrder, PortsReport};
+use crate::family::Family;
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::net::IpAddr;
 use std::path::Path;
@@ -123,7 +125,7 @@ fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
         eprintln!("egret: {why}");
         return Ok(ExitCode::from(STAYS_OUT_OF_USE));
     }
-    let DrainAnswer { source, state } = answer?;
+    let DrainAnswer { source, state, without_address } = answer?;
     let stays = !order.on && state != "available";
     let why = match &*state {
         "draining" if order.on => "no new flows leave from it; those that live may finish",
@@ -131,7 +133,15 @@ fn drain(socket: &Path, order: DrainOrder) -> Result<ExitCode, AskError> {
         "withdrawn" => "the host does not have it now",
         _ => "new flows may leave from it",
     };
-    Ok(print(&format!("{source} is {state}: {why}\n"), if stays { STAYS_OUT_OF_USE } else { 0 }))
+    let mut text = format!("{source} is {state}: {why}\n");
+    let family = Family::of(source);
+    for pool in without_address {
+        let _ = writeln!(
+            text,
+            "warning: pool {pool} has no available {family} address left: new {family} flows of its tenants are refused"
+        );
+    }
+    Ok(print(&text, if stays { STAYS_OUT_OF_USE } else { 0 }))
 }
 
 #[cfg(test)]

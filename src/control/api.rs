@@ -194,7 +194,8 @@ impl ControlPlane {
             return Err(ControlError::Unknown(format!("{source} {why}")));
         };
         tracing::info!(%source, drain = order.on, state = state.as_str(), "an operator's order");
-        Ok(DrainAnswer { source: source.ip(), state: state.as_str().to_owned() })
+        let without_address = self.pools().without_address(source);
+        Ok(DrainAnswer { source: source.ip(), state: state.as_str().to_owned(), without_address })
     }
 
     fn state(&self, source: SourceAddr) -> Option<SourceState> {

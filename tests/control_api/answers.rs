@@ -22,9 +22,14 @@ pub fn control(asked: Arc<Mutex<Option<PortsQuery>>>) -> ControlHandlers {
         match (order.source.to_string().as_str(), order.on) {
             ("203.0.113.16", on) => {
                 let state = if on { "draining" } else { "available" };
-                Ok(DrainAnswer { source: order.source, state: state.into() })
+                let without_address = if on { vec!["acme".into()] } else { Vec::new() };
+                Ok(DrainAnswer { source: order.source, state: state.into(), without_address })
             }
-            ("203.0.113.17", false) => Ok(DrainAnswer { source: order.source, state: "draining".into() }),
+            ("203.0.113.17", false) => Ok(DrainAnswer {
+                source: order.source,
+                state: "draining".into(),
+                without_address: Vec::new(),
+            }),
             ("203.0.113.18", false) => Err(ControlError::Conflict("203.0.113.18 is withdrawn".into())),
             _ => Err(ControlError::Unknown(format!("{} is not listed by any pool", order.source))),
         }

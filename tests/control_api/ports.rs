@@ -55,6 +55,7 @@ fn ports_drain_reports_its_result() {
     let gateway = Gateway::start();
     for (arguments, code, said) in [
         (["drain", "203.0.113.16"], 0, "203.0.113.16 is draining: no new flows leave from it"),
+        (["drain", "203.0.113.16"], 0, "warning: pool acme has no available IPv4 address left"),
         (["undrain", "203.0.113.16"], 0, "203.0.113.16 is available: new flows may leave from it"),
         (["undrain", "203.0.113.17"], 1, "203.0.113.17 is draining: the configuration drains it"),
         (["undrain", "203.0.113.18"], 1, "203.0.113.18 is withdrawn"),

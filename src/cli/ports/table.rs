@@ -58,7 +58,8 @@ fn sources(text: &mut String, rows: &[SourcePorts], most: usize) {
         "POOL", "SOURCE", "STATE", "CAPACITY", "LIVE", "HELD", "FREE"
     );
     for (row, name) in &names {
-        let free = row.capacity.saturating_sub(row.busiest);
+        let gives = row.state == "available";
+        let free = if gives { row.capacity.saturating_sub(row.busiest).to_string() } else { "-".to_owned() };
         let _ = writeln!(
             text,
             "{:pool$}  {name:source$}  {:9}  {:>8}  {:>8}  {:>8}  {free:>5}  {}",
@@ -207,7 +208,7 @@ mod tests {
         let wanted = "\
 POOL  SOURCE                STATE      CAPACITY      LIVE      HELD   FREE  AT THE HOTTEST DESTINATION
 acme  203.0.113.16          available     64510     70000      1200  12106  ████████████████░░░░   81.2 %
-acme  10.9.0.4 (192.0.2.4)  draining      64510         0         0  64510  ░░░░░░░░░░░░░░░░░░░░    0.0 %
+acme  10.9.0.4 (192.0.2.4)  draining      64510         0         0      -  ░░░░░░░░░░░░░░░░░░░░    0.0 %
 
 HOTTEST DESTINATIONS
 ████████████████░░░░   81.2 %  203.0.113.16 (192.0.2.9) → 198.51.100.9:443  api.example.com

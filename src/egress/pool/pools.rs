@@ -10,6 +10,7 @@ use crate::egress::ledger::Ledger;
 use crate::egress::pair_use::PairUse;
 use crate::egress::port_space::PortSpace;
 use crate::egress::state::SourceState;
+use crate::family::Family;
 use ipnet::IpNet;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -50,6 +51,15 @@ impl Pools {
     /// Returns the resulting state; `None` if no pool lists the address, as for those derived per client.
     pub fn set_state(&self, source: SourceAddr, state: SourceState) -> Option<SourceState> {
         self.in_order.iter().find_map(|pool| pool.set_state(source, state))
+    }
+
+    /// Names of the pools with an address that have none of its family that gives out ports.
+    pub fn without_address(&self, source: SourceAddr) -> Vec<Arc<str>> {
+        let family = Family::of(source.ip());
+        let with = self.in_order.iter().filter(|pool| pool.has(source.ip()));
+        with.filter(|pool| pool.available(family).next().is_none())
+            .map(|pool| Arc::clone(pool.name()))
+            .collect()
     }
 
     /// True if a listening socket takes a port away from a pool: it makes a bind fail on all addresses if it listens on
