@@ -203,7 +203,7 @@ fn lost_routes_and_marks_are_repaired() {
                 "IPv6: routing table 100",
             ),
             ("ip rule del fwmark 1/1", "mark_rule", "IPv4: there is no rule `fwmark 0x1/0x1 lookup 100`"),
-            ("ip -6 rule flush protocol 230", "port_rules", "IPv6: 11 of the `ip rule` entries"),
+            ("ip -6 rule flush protocol 230", "port_rules", "IPv6: 12 of the `ip rule` entries"),
             ("ip -6 route flush table 100", "steering_table", "IPv6: routing table 100"),
             ("ip route del local 203.0.113.16/30 dev lo", "local_routes", "203.0.113.16/30 of the pools"),
         ],

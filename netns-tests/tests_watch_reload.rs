@@ -20,10 +20,11 @@ crate::trials! {
         reload_to_missing_interface_is_refused,
         failed_renewal_is_repeated,
         reload_taken_back_needs_no_renewal,
+        rules_are_told_by_their_files,
         reload_without_helper_names_the_command
 }
 
-/// A reload leaves the rules alone, and rules for the new port are reported, until the gateway restarts.
+/// Nothing makes rules for the new port until the gateway restarts.
 fn changed_listener_port_awaits_restart() {
     let both = "systemctl restart egret-steering egret";
     for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
@@ -43,14 +44,15 @@ fn changed_listener_port_awaits_restart() {
         lab.gateway.ip("route del local 203.0.113.32/30 dev lo table local");
         assert!(complaint(&gateway).contains(both), "{rules:?}");
         assert!(!request(&lab).exists(), "{rules:?}");
-        lab.must_steer("up", &path, rules);
-        wait_for("the other port to be reported", || {
-            let (_, said) = gateway.get("/readyz").unwrap();
-            let is_told = said.contains("to port 15002") && said.contains(both);
-            if is_told { Ok(()) } else { Err(said) }
-        });
-        assert_eq!(gateway.metric("egret_steering_part_intact", &[("part", "packet_rules")]), 0, "{rules:?}");
+        let up = lab.steer("up", &path, rules);
+        assert!(
+            !up.status.success() && text(&up).contains("refused: the gateway listens on port 15001"),
+            "{}",
+            text(&up)
+        );
+        Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
         gateway.kill();
+        lab.must_steer("up", &path, rules);
         gateway.start_again();
         wait_until_well(&gateway);
         Flow::open(&lab, Tenant::Alpha, &server).assert_alive();
@@ -92,12 +94,7 @@ fn reload_steers_new_addresses(family: Family) {
 /// Rules that the new configuration has in common with the old one do not count as renewed.
 fn failed_renewal_is_repeated() {
     for (rules, ports, pool, words) in [
-        (
-            Rules::Iptables,
-            "[7000]",
-            "30000-39999",
-            "the packet rules are still those from before the last reload",
-        ),
+        (Rules::Iptables, "[7000]", "30000-39999", "made from other files than those in force"),
         (Rules::Nftables, "[7001]", "20000-29999", "that block forwarding of intercepted ports are missing"),
     ] {
         let lab = Lab::new();
@@ -149,10 +146,62 @@ fn reload_taken_back_needs_no_renewal() {
             let said = reload(ports);
             assert!(said.contains("is in force") && !said.contains("was renewed"), "{said}");
             let said = complaint(&gateway);
-            assert!(said.contains("still those from before the last reload"), "{said}");
+            assert!(said.contains("made from other files than those in force"), "{said}");
         }
         let said = reload("[7000]");
         assert!(said.contains("is in force") && !said.contains("as root"), "{said}");
+        wait_until_well(&gateway);
+    }
+}
+
+/// Rules that differ in nothing else that the watch looks at, whichever of rules and configuration comes first.
+fn rules_are_told_by_their_files() {
+    for rules in [Rules::Iptables, Rules::Nftables, Rules::Legacy] {
+        let lab = Lab::new();
+        let with = |pool: &str| Config {
+            alpha_pool: format!("ports = \"{pool}\""),
+            steering: "repair = \"off\"".into(),
+            gateway: grown(&lab).gateway,
+            ..config(&lab)
+        };
+        let (old, new) = ("20000-29999", "30000-39999");
+        let files = Files::new(&with(old));
+        let path = files.config();
+        lab.must_steer("up", &path, rules);
+        let gateway = Gateway::start(&lab, files);
+        let write = |pool, listen| {
+            gateway.write(&with(pool).render(&gateway.flow_log()).replace("[::]:15001", listen));
+        };
+        let reload = |pool, listen| {
+            write(pool, listen);
+            let said = text(&gateway.egret(&["reload"]));
+            assert!(said.contains("is in force"), "{said}");
+            said
+        };
+        let is_told = || complaint(&gateway).contains("made from other files than those in force");
+        // Taken back with a change of the port that waits for a restart: to the new rules, and to the old.
+        reload(new, "[::]:15002");
+        reload(new, "[::]:15001");
+        assert!(is_told(), "{rules:?}");
+        reload(new, "[::]:15002");
+        let said = reload(old, "[::]:15001");
+        assert!(!said.contains("steering has to be renewed"), "{rules:?}: {said}");
+        wait_until_well(&gateway);
+        // Rules first: a note, and nothing to renew.
+        write(new, "[::]:15001");
+        lab.must_steer("up", &path, rules);
+        wait_for("a note", || {
+            let (code, said) = gateway.get("/readyz").unwrap();
+            if code == 200 && said.contains("files that are not in force yet") { Ok(()) } else { Err(said) }
+        });
+        let said = reload(new, "[::]:15001");
+        assert!(!said.contains("steering has to be renewed"), "{rules:?}: {said}");
+        wait_until_well(&gateway);
+        assert!(!gateway.get("/readyz").unwrap().1.contains("in force yet"));
+        // And back without them.
+        reload(old, "[::]:15001");
+        assert!(is_told(), "{rules:?}");
+        lab.must_steer("up", &path, rules);
         wait_until_well(&gateway);
     }
 }

@@ -55,10 +55,11 @@ pub struct DoctorOptions {
 /// Looks at everything, sends packets of its own, and leaves the machine as it was. Yields 1 if something is broken, else 0.
 pub fn doctor(doctor: &Doctor, options: &DoctorOptions) -> ExitCode {
     let mut doctor = doctor.clone();
-    let port = go_by_gateway(&mut doctor.steering, doctor.metrics);
+    let (port, waits) = go_by_gateway(&mut doctor.steering, doctor.metrics);
+    doctor.port = port;
     let doctor = &doctor;
     let silence = gateway::silence(doctor);
-    let mut found: Vec<_> = doctor.broken.iter().cloned().chain(port).collect();
+    let mut found: Vec<_> = doctor.broken.iter().cloned().chain(waits).collect();
     if let (Some(from), Some(to)) = (options.from, &options.to) {
         let question = ProbeQuestion { from: from.to_canonical(), to: to.clone(), address: options.address };
         found.extend(silence.map_or_else(|| packets::ask(doctor, &question), |silence| vec![silence]));
@@ -96,7 +97,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
     found.extend(doctor.resolver.as_ref().map(resolver::answers));
     let steered = super::steering::nothing_to_steer(&doctor.steering);
     match steered {
-        None => found.extend(super::steering::findings(&doctor.steering, None)),
+        None => found.extend(super::steering::findings(&doctor.steering, doctor.port, None)),
         Some(missing) => found.push(CheckFinding::warn(
             "steering",
             missing,
@@ -113,6 +114,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
 mod tests {
     use super::*;
     use crate::addr::PortRange;
+    use crate::cli::steering::ListenPort;
     use crate::egress::{Ledger, Pools};
     use crate::interface::Interface;
     use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment, default_ephemeral};
@@ -126,6 +128,7 @@ mod tests {
             ports: PortRange::new(1024, 65535).unwrap(),
         };
         let doctor = Doctor {
+            port: ListenPort::OfFiles,
             steering: SteeringParams {
                 transport: Transport::Tcp,
                 interfaces: vec![Interface::parse("no-such-if").unwrap()],

@@ -228,15 +228,20 @@ pub fn main() -> ExitCode {
         }
         Command::Steering(SteeringCommand::Print { down: true, .. }) => steering::print_down(),
         Command::Steering(SteeringCommand::Print { path, format, .. }) => {
-            let print = |config: &Config| steering::print(&control::steering_params(config), format);
+            let print = |config: &Config| {
+                let params = control::steering_params(config);
+                let (port, found) = doctor::go_by_gateway(&mut params.clone(), config.gateway.metrics);
+                let waits = found.filter(|_| port == steering::ListenPort::OfGateway);
+                steering::print(&params, waits, format)
+            };
             steering::end_print(with(&path.config, print))
         }
         Command::Steering(SteeringCommand::Status { path, format, json }) => {
             with_in_force(&path.config, |usable| {
                 let mut params = control::steering_params(&usable.config);
-                let port = doctor::go_by_gateway(&mut params, usable.config.gateway.metrics);
-                let first = usable.finding(&path.config).into_iter().chain(port).collect();
-                steering::status(&params, first, format, json)
+                let (port, found) = doctor::go_by_gateway(&mut params, usable.config.gateway.metrics);
+                let first = usable.finding(&path.config).into_iter().chain(found).collect();
+                steering::status(&params, port, first, format, json)
             })
         }
         Command::Ports(options) => ports::run(&options),

@@ -16,13 +16,21 @@ use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 
 /// `egret steering print`: prints the script that puts steering in place. Returns 2 if there is nothing to steer.
-pub(super) fn print(params: &SteeringParams, format: FilterFormat) -> ExitCode {
+/// `waits`: the finding that the running gateway listens on another port.
+pub(super) fn print(params: &SteeringParams, waits: Option<CheckFinding>, format: FilterFormat) -> ExitCode {
     if let Some(missing) = nothing_to_steer(params) {
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
     if let Some(refused) = refused_interfaces(params) {
         journal::error(&format!("egret: refused: {refused}"));
+        return ExitCode::from(2);
+    }
+    if let Some(CheckFinding { found, .. }) = waits {
+        let fix = Remedy::RestartBoth.as_str();
+        journal::error(&format!(
+            "egret: refused: {found}: these rules would cut off all traffic; fix: {fix}"
+        ));
         return ExitCode::from(2);
     }
     // A pool that contains the next hop would cut the machine off. At boot neither routes nor neighbours are known yet.
@@ -88,6 +96,7 @@ pub fn print_down() -> ExitCode {
 /// `first`: findings about `params` themselves, as that they are the last good ones.
 pub(super) fn status(
     params: &SteeringParams,
+    listens: ListenPort,
     first: Vec<CheckFinding>,
     format: Option<FilterFormat>,
     json: bool,
@@ -96,16 +105,34 @@ pub(super) fn status(
         journal::error(&format!("egret: {missing}, so there is nothing to steer"));
         return ExitCode::from(2);
     }
-    let found: Vec<_> = first.into_iter().chain(findings(params, format)).collect();
+    let found: Vec<_> = first.into_iter().chain(findings(params, listens, format)).collect();
     report(&found, json)
 }
 
+/// The port of `SteeringParams`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenPort {
+    /// The files'.
+    OfFiles,
+    /// Another one, which the running gateway listens on.
+    OfGateway,
+}
+
 /// Returns one finding for each part of the plan. Without a format, the one in use is compared.
-pub(super) fn findings(params: &SteeringParams, format: Option<FilterFormat>) -> Vec<CheckFinding> {
+pub(super) fn findings(
+    params: &SteeringParams,
+    listens: ListenPort,
+    format: Option<FilterFormat>,
+) -> Vec<CheckFinding> {
     let observed = observe(params.table);
     let in_use = if observed.nftables.is_some() { FilterFormat::Nftables } else { FilterFormat::Iptables };
     let format = format.unwrap_or(in_use);
     let mut differences = steering::compare(&plan(params, format), &observed);
+    if listens == ListenPort::OfGateway {
+        // What the files ask for would hand connections to their port.
+        let renewed = differences.iter_mut().filter(|part| part.remedy == Remedy::Renew);
+        renewed.for_each(|part| part.remedy = Remedy::RestartBoth);
+    }
     let absent = steering::are_absent(&params.interfaces, &observed.interfaces);
     if absent && refused_interfaces(params).is_some() {
         // Rules made from these files would intercept nothing.

@@ -21,6 +21,7 @@ mod port_rules;
 mod refused;
 mod reserve;
 mod script;
+mod stamp;
 mod watched;
 
 pub use compare::{PartDifference, PlanPart, SteeringOutput, before_mark_rule, compare, not_reserved};
@@ -86,13 +87,18 @@ fn plan(params: &SteeringParams, packet_rules: PacketRules) -> SteeringPlan {
         let port_rules = port_rules(params, v4);
         Routing { family, mark: params.mark, table: params.table, everything, pools, port_rules }
     };
+    let mut routing = [routing("-4", "0.0.0.0/0", true), routing("-6", "::/0", false)];
+    let stamp = stamp::of(params, &routing);
+    for family in &mut routing {
+        family.port_rules.push(stamp.clone());
+    }
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
     SteeringPlan {
         interfaces: params.interfaces.clone(),
         ports: params.ports.ranges(),
         sources: params.sources.clone(),
         packet_rules,
-        routing: [routing("-4", "0.0.0.0/0", true), routing("-6", "::/0", false)],
+        routing,
         reserved_ports: reserved_ports(&pool_ports, params.ephemeral),
     }
 }

@@ -16,7 +16,7 @@ pub use fault::{Lost, Part, Remedy};
 pub use ipv6::{Ipv6Routing, ipv6_routing};
 
 use super::own_rules::NFT_TABLE;
-use super::{PacketRules, Routing, SteeringParams, overtaking, steered_interfaces};
+use super::{PacketRules, Routing, SteeringParams, overtaking, stamp, steered_interfaces};
 use crate::addr::PortRange;
 use crate::family::Family;
 use crate::interface::Interface;
@@ -54,6 +54,8 @@ pub struct SteeringMonitor {
     seen: BTreeMap<TableKey, BTreeSet<u64>>,
     /// Interfaces that rules were for when these parameters came: such rules are older than the files that these are from.
     former: BTreeSet<String>,
+    /// The stamp that was in place when these parameters came.
+    former_stamp: Option<String>,
 }
 
 /// Result of one look.
@@ -63,10 +65,6 @@ pub struct SteeringLook {
     pub lost: Vec<Lost>,
     /// Faults that matter only once packet rules are lost.
     pub latent: Vec<Lost>,
-    /// A digest of what Egret's rules are: it changes whenever they are put in place anew.
-    pub rules: BTreeSet<u64>,
-    /// True if that holds for rules of the same content, too: legacy iptables tells no handles.
-    pub tells_renewal: bool,
 }
 
 impl SteeringMonitor {
@@ -92,13 +90,15 @@ impl SteeringMonitor {
             routing: plan.routing,
             seen: BTreeMap::new(),
             former: BTreeSet::new(),
+            former_stamp: None,
         }
     }
 
     /// The same for parameters of files that were read just now.
     pub fn of_files(params: &SteeringParams) -> Self {
         let former = steered_interfaces().iter().map(ToString::to_string).collect();
-        Self { former, ..Self::new(params) }
+        let former_stamp = stamp::found(&routing::rules(Family::V4).unwrap_or_default()).map(str::to_owned);
+        Self { former, former_stamp, ..Self::new(params) }
     }
 
     /// Watches for what other files ask for, which were read just now. What was seen is remembered.
@@ -147,6 +147,7 @@ impl SteeringMonitor {
                 Ipv6Routing::Unneeded | Ipv6Routing::Absent => {}
             }
             self.port_rules(index, &rules, &names, &mut look, now);
+            self.stamp(index, &rules, &mut look);
         }
         look.lost.extend(entrances::faults(&self.interfaces, &names, &links::ports()?, drops_marked));
         Ok(look)
@@ -212,6 +213,26 @@ impl SteeringMonitor {
         Ok(())
     }
 
+    /// The stamp, if it is one of other parameters. Told of one family.
+    fn stamp(&self, index: usize, rules: &[RoutingRule], look: &mut SteeringLook) {
+        let wanted = self.routing[index].port_rules.iter().find(|rule| stamp::is_stamp(&rule.rest));
+        let Some(there) = stamp::found(rules).filter(|there| wanted.is_some_and(|rule| rule.rest != *there))
+        else {
+            return;
+        };
+        let (faults, what, remedy) = if self.former_stamp.as_deref() == Some(there) {
+            let what = "the rules in place were made from other files than those in force";
+            (&mut look.lost, what, Remedy::Renew)
+        } else {
+            let what = "the rules in place were made from files that are not in force yet";
+            (&mut look.latent, what, Remedy::Reload)
+        };
+        let fault = Lost { part: Part::PacketRules, what: what.to_owned(), remedy };
+        if !faults.contains(&fault) {
+            faults.push(fault);
+        }
+    }
+
     /// The rules that keep intercepted ports from being routed on.
     fn port_rules(
         &mut self,
@@ -275,8 +296,7 @@ impl SteeringMonitor {
                 break;
             }
         }
-        let tells_renewal = found.iter().all(|table| table.replaced_whole);
-        let mut look = SteeringLook { tells_renewal, ..SteeringLook::default() };
+        let mut look = SteeringLook::default();
         for TableState { key, wrong, rules, surplus, replaced_whole } in found {
             // Whoever puts steering in place replaces all rules of a table at once. Where some of them stayed and others
             // are gone, somebody else had a hand in it.
@@ -287,7 +307,6 @@ impl SteeringMonitor {
             // that cannot be told.
             let is_new = if replaced_whole { joined || seen.is_empty() } else { *seen != rules };
             let added = surplus.as_ref().filter(|_| is_new);
-            look.rules.extend(&rules);
             if let Some((what, remedy)) = wrong {
                 look.lost.push(Lost { part: Part::PacketRules, what, remedy });
             } else if fell_apart {

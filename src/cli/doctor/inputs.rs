@@ -3,6 +3,7 @@
 use super::families;
 use crate::app::{descriptors_for, worker_count};
 use crate::cli::findings::CheckFinding;
+use crate::cli::steering::ListenPort;
 use crate::config::Config;
 use crate::control::{asked_servers, looked_up, steering_params};
 use crate::egress::{Ledger, Pools};
@@ -18,6 +19,8 @@ use std::time::Duration;
 pub struct Doctor {
     /// Parameters of steering; without interfaces or ports, steering is not looked at.
     pub steering: SteeringParams,
+    /// The port of `steering`.
+    pub port: ListenPort,
     /// Where the metrics listener is asked for `/readyz`, if there is one.
     pub metrics: Option<SocketAddr>,
     /// The control socket, if there is one.
@@ -46,6 +49,7 @@ impl Doctor {
         let wanted_flows = config.gateway.max_flows.unwrap_or(10_000);
         Self {
             steering: steering_params(config),
+            port: ListenPort::OfFiles,
             metrics: config.gateway.metrics,
             socket: config.gateway.admin.clone(),
             resolver: asked_servers(config).map(|servers| AskedResolver {

@@ -2,6 +2,7 @@
 
 use super::process::{self, Service};
 use crate::cli::findings::CheckFinding;
+use crate::cli::steering::ListenPort;
 use crate::steering::{Remedy, SteeringParams};
 use crate::sys::listening_program::ListeningProgram;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,9 +14,14 @@ const CHECK: &str = "listen port";
 pub(in crate::cli) fn go_by_gateway(
     params: &mut SteeringParams,
     metrics: Option<SocketAddr>,
-) -> Option<CheckFinding> {
-    let Some(service) = process::service(params.listen_port) else { return taken(params.listen_port) };
-    waits_for_restart(params, &service, metrics)
+) -> (ListenPort, Option<CheckFinding>) {
+    let Some(service) = process::service(params.listen_port) else {
+        return (ListenPort::OfFiles, taken(params.listen_port));
+    };
+    match waits_for_restart(params, &service, metrics) {
+        None => (ListenPort::OfFiles, None),
+        waits => (ListenPort::OfGateway, waits),
+    }
 }
 
 fn waits_for_restart(

@@ -30,17 +30,6 @@ pub(crate) enum SteeringRenewal {
 struct PendingRenewal {
     reply: SyncSender<SteeringRenewal>,
     deadline: Instant,
-    /// The rules before the request.
-    rules: BTreeSet<u64>,
-    /// A part was missing since the request.
-    lost: bool,
-}
-
-/// Packet rules of a configuration that is no longer in force.
-struct FormerRules {
-    rules: BTreeSet<u64>,
-    /// The script that put them in place.
-    script: String,
 }
 
 pub(crate) struct SteeringWatch {
@@ -51,9 +40,9 @@ pub(crate) struct SteeringWatch {
     requests: u64,
     /// The findings of the last look.
     look: SteeringLook,
+    /// Those that the log has told.
+    logged: SteeringLook,
     renewing: Option<PendingRenewal>,
-    /// The packet rules in place, while they are those of a former configuration.
-    outdated: Option<FormerRules>,
     /// The reason why the last look failed.
     blind: Option<String>,
     readiness: Readiness,
@@ -67,8 +56,8 @@ impl SteeringWatch {
             requests: 0,
             expected,
             look: SteeringLook::default(),
+            logged: SteeringLook::default(),
             renewing: None,
-            outdated: None,
             blind: None,
             readiness,
         }
@@ -90,13 +79,7 @@ impl SteeringWatch {
         reply: SyncSender<SteeringRenewal>,
         deadline: Instant,
     ) {
-        let (script, former) = (expected.script(), self.expected.script());
-        let fits_again = self.outdated.take_if(|outdated| outdated.script == script).is_some();
-        let another = script != former && !fits_again;
-        if another && !expected.other_listener && self.look.tells_renewal {
-            let rules = self.look.rules.clone();
-            self.outdated.get_or_insert(FormerRules { rules, script: former });
-        }
+        let another = expected.script() != self.expected.script();
         if expected.repair != self.expected.repair {
             self.repairs = RepairRequests::new(expected.repair.clone());
         }
@@ -105,19 +88,23 @@ impl SteeringWatch {
             (watched, _) => *watched = expected.watched(),
         }
         self.expected = expected;
-        let now = crate::clock::now();
-        if fits_again {
-            self.look(now);
-        }
+        let is_known = self.observe(crate::clock::now());
+        self.renew(if is_known { self.is_lost() } else { another }, reply, deadline);
+    }
+
+    /// Has steering put in place anew if that is needed.
+    fn renew(&mut self, is_needed: bool, reply: SyncSender<SteeringRenewal>, deadline: Instant) {
         let answer = if self.expected.other_listener {
             SteeringRenewal::AtRestart
-        } else if !another && !self.is_lost() {
+        } else if !is_needed {
             SteeringRenewal::Unneeded
-        } else if self.watched.is_none() || self.obstacle().is_some() || !self.repairs.ask_now(now) {
+        } else if self.watched.is_none()
+            || self.obstacle().is_some()
+            || !self.repairs.ask_now(crate::clock::now())
+        {
             SteeringRenewal::ByHand
         } else {
-            let rules = self.look.rules.clone();
-            self.renewing = Some(PendingRenewal { reply, deadline, rules, lost: self.is_lost() });
+            self.renewing = Some(PendingRenewal { reply, deadline });
             return;
         };
         // The receiver may have given up.
@@ -144,27 +131,39 @@ impl SteeringWatch {
     /// Looks, logs changes, sets readiness, and requests a repair where that helps. Returns the missing parts; `None` if
     /// they are not known.
     pub(crate) fn look(&mut self, now: Instant) -> Option<BTreeSet<Part>> {
-        let Some(watched) = &mut self.watched else {
-            (self.look, self.blind) = (SteeringLook::default(), None);
-            self.readiness.set_unsteered(None);
+        if !self.observe(now) {
+            if self.watched.is_none() {
+                self.readiness.set_unsteered(None);
+            }
             self.end_late_renewal(now);
             return None;
+        }
+        self.end_renewal(now);
+        let asked = self.request(now);
+        self.requests += u64::from(asked);
+        // What a reload waits for is no fault before its deadline.
+        if self.renewing.is_none() {
+            let before = std::mem::replace(&mut self.logged, self.look.clone());
+            self.log_change(&before.lost, asked, now);
+            self.log_overtaking(&before.latent);
+            let why = |(lost, remedy): (String, Remedy)| {
+                format!("steering is not in place: {lost}\nfix: {}", remedy.as_str())
+            };
+            self.readiness.set_unsteered(self.told().map(why));
+        }
+        Some(self.look.lost.iter().map(|lost| lost.part).collect())
+    }
+
+    /// Reads the state of the kernel. False if it is not known afterwards.
+    fn observe(&mut self, now: Instant) -> bool {
+        let Some(watched) = &mut self.watched else {
+            (self.look, self.logged, self.blind) = Default::default();
+            return false;
         };
         match watched.look(now) {
             Ok(look) => {
-                self.blind = None;
-                let before = std::mem::replace(&mut self.look, look);
-                self.end_renewal(now);
-                self.look_for_outdated();
-                let asked = self.request(now);
-                self.requests += u64::from(asked);
-                self.log_change(&before.lost, asked, now);
-                self.log_overtaking(&before.latent);
-                let why = |(lost, remedy): (String, Remedy)| {
-                    format!("steering is not in place: {lost}\nfix: {}", remedy.as_str())
-                };
-                self.readiness.set_unsteered(self.told().map(why));
-                Some(self.look.lost.iter().map(|lost| lost.part).collect())
+                (self.look, self.blind) = (look, None);
+                true
             }
             Err(error) => {
                 let said = format!(
@@ -173,8 +172,7 @@ impl SteeringWatch {
                 if self.blind.replace(said.clone()).is_none() {
                     tracing::warn!("{said}");
                 }
-                self.end_late_renewal(now);
-                None
+                false
             }
         }
     }
@@ -235,9 +233,6 @@ impl SteeringWatch {
         if asked {
             return "a repair is requested; ".to_owned();
         }
-        if self.renewing.is_some() {
-            return "a renewal is requested; ".to_owned();
-        }
         match self.repairs.pause(now).filter(|_| self.can_be_repaired()) {
             None => String::new(),
             Some(pause) => format!("the next repair is requested in {} s; ", seconds(pause)),
@@ -246,34 +241,10 @@ impl SteeringWatch {
 
     /// Answers a reload whose steering is in place, or that has waited long enough.
     fn end_renewal(&mut self, now: Instant) {
-        self.outdated.take_if(|outdated| outdated.rules.is_disjoint(&self.look.rules));
-        let (lost, taken) = (self.is_lost(), self.repairs.is_taken());
-        let Some(renewing) = &mut self.renewing else { return };
-        renewing.lost |= lost;
-        // An exemption that came or went is no renewal.
-        let is_new = if self.look.tells_renewal {
-            renewing.lost || renewing.rules.is_disjoint(&self.look.rules)
-        } else {
-            renewing.lost || renewing.rules != self.look.rules
-        };
-        let answer = match (taken && !lost && is_new && self.outdated.is_none(), now >= renewing.deadline) {
-            (true, _) => SteeringRenewal::Renewed,
-            (false, true) => SteeringRenewal::Pending,
-            (false, false) => return,
-        };
-        let _ = renewing.reply.send(answer);
-        self.renewing = None;
-    }
-
-    /// Finds the rules of a former configuration lost as long as they are there, whatever that and the present one have in
-    /// common. A reload that waits for new ones finds out for itself.
-    fn look_for_outdated(&mut self) {
-        if self.outdated.is_some() && self.renewing.is_none() {
-            self.look.lost.push(Lost {
-                part: Part::PacketRules,
-                what: "the packet rules are still those from before the last reload".to_owned(),
-                remedy: Remedy::Renew,
-            });
+        let is_renewed = self.repairs.is_taken() && !self.is_lost();
+        if let Some(renewing) = self.renewing.take_if(|renewing| is_renewed || now >= renewing.deadline) {
+            let answer = if is_renewed { SteeringRenewal::Renewed } else { SteeringRenewal::Pending };
+            let _ = renewing.reply.send(answer);
         }
     }
 
@@ -305,7 +276,7 @@ impl SteeringWatch {
         match self.told() {
             None => tracing::info!("steering is in place again"),
             Some((lost, remedy)) => tracing::error!(
-                "steering is not in place: {lost}; new connections hang, and can leave uninspected only if this machine \
+                "steering is not in place: {lost}; new connections may hang, and can leave uninspected only if this machine \
                  forwards and port_rules are lost with the packet rules; {}fix: {}",
                 self.next_repair(asked, now),
                 remedy.as_str()

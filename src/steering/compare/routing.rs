@@ -1,6 +1,8 @@
 //! Compares the rules of policy routing and the routes with the plan.
 
-use crate::steering::{Remedy, Routing, RulePackets, SteeringPlan, origin, overtaking, script, watched};
+use crate::steering::{
+    Remedy, Routing, RulePackets, SteeringPlan, origin, overtaking, script, stamp, watched,
+};
 use crate::sys::routing::RoutingRule;
 use std::collections::{BTreeSet, HashSet};
 
@@ -95,7 +97,14 @@ fn missing_port_rule(routing: &Routing, shown: Option<&str>, interfaces: &[Strin
             vec![rule.to_string()]
         }
     });
-    wanted.into_iter().find(|rule| !present.contains(rule)).map(|rule| format!("no rule `{rule}`"))
+    let missing = wanted.into_iter().find(|rule| !present.contains(rule))?;
+    Some(if missing.split_once(' ').is_some_and(|(_, rest)| stamp::is_stamp(rest)) {
+        format!(
+            "no rule `{missing}`: steering was put in place from other files, or by another version of Egret"
+        )
+    } else {
+        format!("no rule `{missing}`")
+    })
 }
 
 /// Translates a line of `ip -N rule show` of Egret's into what `ip rule add pref` takes. `None` for others' rules.

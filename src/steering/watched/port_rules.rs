@@ -1,6 +1,6 @@
 //! The rules that keep intercepted ports from being routed on, as far as they are there.
 
-use crate::steering::{PortRule, Routing, RulePackets, origin};
+use crate::steering::{PortRule, Routing, RulePackets, origin, stamp};
 use crate::sys::routing::RoutingRule;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,8 +51,11 @@ impl Newcomers {
             *there.entry(key).or_default() += 1;
         }
         let mut missing = MissingRules::default();
+        // One of other parameters is another fault.
+        let is_stamped = there.keys().any(|(_, _, _, rest)| stamp::is_stamp(rest));
         let mut fixed: BTreeMap<RuleKey, usize> = BTreeMap::new();
-        for PortRule { priority, packets, rest } in &routing.port_rules {
+        let wanted = routing.port_rules.iter().filter(|rule| !is_stamped || !stamp::is_stamp(&rule.rest));
+        for PortRule { priority, packets, rest } in wanted {
             let (interface, source) = match packets {
                 RulePackets::Any => (None, None),
                 RulePackets::Own => (Some("lo".to_owned()), None),

@@ -43,10 +43,6 @@ fn log_tells_only_requests_that_were_made() {
     assert_eq!(said(&mut watch, now), "the next repair is requested in 4 s; ");
     watch.repairs = RepairRequests::new(None);
     assert_eq!(said(&mut watch, now), "");
-    watch.repairs = RepairRequests::new(Some(request));
-    let (reply, _answer) = mpsc::sync_channel(1);
-    watch.renewing = Some(PendingRenewal { reply, deadline: now, rules: BTreeSet::new(), lost: true });
-    assert_eq!(said(&mut watch, now), "a renewal is requested; ");
 }
 
 #[test]
@@ -54,7 +50,7 @@ fn waiting_reload_is_answered_without_a_look() {
     let mut watch = watch("watch = false");
     let (reply, answer) = mpsc::sync_channel(1);
     let deadline = crate::clock::now();
-    watch.renewing = Some(PendingRenewal { reply, deadline, rules: BTreeSet::new(), lost: true });
+    watch.renewing = Some(PendingRenewal { reply, deadline });
     assert_eq!(watch.look(deadline), None);
     assert_eq!(answer.try_recv(), Ok(SteeringRenewal::Pending));
     assert_eq!(watch.due(), None);
@@ -75,13 +71,10 @@ fn blind_watch_does_not_look_for_repairs() {
     assert_eq!(watch.notes(), Vec::<String>::new());
 }
 
-const RULES: [u64; 2] = [1, 2];
-
-/// A watch that has seen these rules, and asks for repair by this file.
+/// A watch that asks for repair by this file.
 fn watch_of(request: &Path) -> SteeringWatch {
     let mut watch = watch("");
     watch.repairs = RepairRequests::new(Some(request.to_owned()));
-    watch.look = SteeringLook { rules: RULES.into(), tells_renewal: true, ..SteeringLook::default() };
     watch
 }
 
@@ -90,28 +83,21 @@ fn obstacle() -> Lost {
     Lost { part: Part::PortRules, what, remedy: Remedy::ClearPlace }
 }
 
-/// The answer to a reload, if it comes at once.
-fn reload(watch: &mut SteeringWatch, settings: &str) -> Option<SteeringRenewal> {
-    let (reply, answer) = mpsc::sync_channel(1);
-    watch.expect(expected(settings), reply, crate::clock::now());
-    answer.try_recv().ok()
-}
-
 #[test]
 fn obstacle_leaves_a_reload_to_operators() {
     let folder = tempfile::tempdir().unwrap();
     let request = folder.path().join("request");
-    for (lost, latent, settings, answer) in [
-        (vec![], vec![], "", Some(SteeringRenewal::Unneeded)),
-        (vec![], vec![obstacle()], "", Some(SteeringRenewal::Unneeded)),
-        (vec![], vec![obstacle()], "ports = [7000]", Some(SteeringRenewal::ByHand)),
-        (lost().lost, vec![obstacle()], "", Some(SteeringRenewal::ByHand)),
-        (lost().lost, vec![], "", None),
-        (vec![], vec![], "ports = [7000]", None),
+    for (latent, is_needed, answer) in [
+        (vec![], false, Some(SteeringRenewal::Unneeded)),
+        (vec![obstacle()], false, Some(SteeringRenewal::Unneeded)),
+        (vec![obstacle()], true, Some(SteeringRenewal::ByHand)),
+        (vec![], true, None),
     ] {
         let mut watch = watch_of(&request);
-        (watch.look.lost, watch.look.latent) = (lost, latent);
-        assert_eq!(reload(&mut watch, settings), answer, "{settings}");
+        watch.look.latent = latent;
+        let (reply, received) = mpsc::sync_channel(1);
+        watch.renew(is_needed, reply, crate::clock::now());
+        assert_eq!(received.try_recv().ok(), answer);
         assert_eq!(request.exists(), answer.is_none());
     }
 }
@@ -130,57 +116,30 @@ fn obstacle_is_named_first_with_its_cure() {
     assert_eq!(watch.told(), Some(("a route; gone".to_owned(), Remedy::DeleteRoute)));
 }
 
+/// A reload waits for its steering until the deadline, without a fault being told.
 #[test]
-fn exemption_is_no_renewal() {
-    let folder = tempfile::tempdir().unwrap();
-    for (rules, answer) in [
-        (vec![1, 2, 3], Err(mpsc::TryRecvError::Empty)),
-        (vec![1], Err(mpsc::TryRecvError::Empty)),
-        (vec![3, 4], Ok(SteeringRenewal::Renewed)),
-    ] {
-        let mut watch = watch_of(&folder.path().join("request"));
-        let (reply, received) = mpsc::sync_channel(1);
-        let now = crate::clock::now();
-        let deadline = now + Duration::from_secs(5);
-        watch.renewing = Some(PendingRenewal { reply, deadline, rules: RULES.into(), lost: false });
-        watch.look.rules = rules.iter().copied().collect();
-        watch.end_renewal(now);
-        assert_eq!(received.try_recv(), answer, "{rules:?}");
-        watch.renewing = None;
-        watch.outdated = Some(FormerRules { rules: RULES.into(), script: String::new() });
-        watch.end_renewal(now);
-        watch.look_for_outdated();
-        assert_eq!(watch.look.lost.is_empty(), answer.is_ok(), "{rules:?}");
-    }
-}
-
-/// An obstacle keeps parts lost, and does not make a renewal of what the reload asked for.
-#[test]
-fn lost_parts_beside_an_obstacle_are_not_renewed() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut watch = watch_of(&folder.path().join("request"));
-    let (reply, received) = mpsc::sync_channel(1);
-    let deadline = crate::clock::now();
-    watch.renewing = Some(PendingRenewal { reply, deadline, rules: RULES.into(), lost: false });
-    watch.look = SteeringLook { latent: vec![obstacle()], rules: [3].into(), ..lost() };
-    watch.end_renewal(deadline);
-    assert_eq!(received.try_recv(), Ok(SteeringRenewal::Pending));
-}
-
-#[test]
-fn renewal_given_up_is_lost_at_once() {
+fn renewal_is_answered_in_place_or_late() {
     let folder = tempfile::tempdir().unwrap();
     let request = folder.path().join("request");
-    let mut watch = watch_of(&request);
-    let (reply, received) = mpsc::sync_channel(1);
-    let deadline = crate::clock::now();
-    watch.repairs.ask_now(deadline);
-    watch.renewing = Some(PendingRenewal { reply, deadline, rules: RULES.into(), lost: false });
-    watch.outdated = Some(FormerRules { rules: RULES.into(), script: String::new() });
-    watch.end_renewal(deadline);
-    watch.look_for_outdated();
-    assert_eq!(received.try_recv(), Ok(SteeringRenewal::Pending));
-    assert_eq!(watch.look.lost.len(), 1, "{:?}", watch.look.lost);
-    watch.request(deadline);
-    assert!(request.exists(), "the request is not withdrawn");
+    let start = crate::clock::now();
+    let deadline = start + Duration::from_secs(5);
+    let waits = Err(mpsc::TryRecvError::Empty);
+    for (is_taken, is_lost, now, answer) in [
+        (true, false, start, Ok(SteeringRenewal::Renewed)),
+        (false, false, start, waits),
+        (true, true, start, waits),
+        (true, true, deadline, Ok(SteeringRenewal::Pending)),
+        (false, false, deadline, Ok(SteeringRenewal::Pending)),
+    ] {
+        let mut watch = watch_of(&request);
+        watch.repairs.ask_now(start);
+        if is_taken {
+            std::fs::remove_file(&request).unwrap();
+        }
+        let (reply, received) = mpsc::sync_channel(1);
+        watch.renewing = Some(PendingRenewal { reply, deadline });
+        watch.look = if is_lost { lost() } else { SteeringLook::default() };
+        watch.end_renewal(now);
+        assert_eq!((received.try_recv(), watch.renewing.is_some()), (answer, answer.is_err()));
+    }
 }
