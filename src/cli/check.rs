@@ -3,6 +3,7 @@
 mod expectations;
 mod sandbox;
 mod service_user;
+mod written;
 
 use super::config_path::DEFAULT_CONFIG;
 use super::output::{json_line, print};
@@ -37,6 +38,7 @@ pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
             // Tests concern only the policy and run on any machine.
             if options.tests.is_empty() {
                 loaded.warnings.extend(of_machine(config, &loaded.config));
+                loaded.warnings.extend(written::without_folder(config, &loaded.config));
                 let files = || loaded.files.iter().map(|file| &*file.path);
                 let is_the_services = is_same_file(config, Path::new(DEFAULT_CONFIG));
                 let mut unreadable = service_user::unreadable(config, is_the_services, files());

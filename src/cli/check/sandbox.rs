@@ -1,7 +1,8 @@
 //! Checks that the unit of the service does not hide the configuration files from it, and lets it write where they say.
 
+use super::written::written;
 use crate::cli::tool::output;
-use crate::config::{AuditTarget, Config, Diagnostic, FlowLogTarget, Severity};
+use crate::config::{Config, Diagnostic, Severity};
 use std::path::{Path, PathBuf};
 
 /// Settings of a unit, and the folders that each hides.
@@ -24,25 +25,6 @@ pub(super) fn unwritable(main: &Path, config: &Config) -> Vec<Diagnostic> {
     let bound =
         written.iter().filter_map(|(key, path)| Some((*key, path, cannot_write(&unit, &real(path))?)));
     bound.map(|(key, path, setting)| unwritable_finding(main, key, path, setting)).collect()
-}
-
-/// The files that the service writes, each with its key.
-fn written(config: &Config) -> Vec<(&'static str, PathBuf)> {
-    let flow_log = match &config.flow_log.target {
-        FlowLogTarget::File(path) => Some(path),
-        FlowLogTarget::Stdout | FlowLogTarget::Off => None,
-    };
-    let audit = match &config.audit {
-        AuditTarget::File(path) => Some(path),
-        AuditTarget::Stderr => None,
-    };
-    let all = [
-        ("[flow_log] path", flow_log),
-        ("[audit] path", audit),
-        ("[gateway] admin", config.gateway.admin.as_ref()),
-        ("[steering] repair", config.steering.repair.as_ref()),
-    ];
-    all.into_iter().filter_map(|(key, path)| Some((key, path?.clone()))).collect()
 }
 
 /// The path with the links of its folder resolved, if there is that folder.
