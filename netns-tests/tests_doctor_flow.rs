@@ -9,7 +9,7 @@ use crate::rollout::Rollout;
 use crate::traffic::pass;
 use crate::wait::wait_until;
 use serde_json::Value;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 
 crate::trials! {
@@ -18,6 +18,7 @@ crate::trials! {
         doctor_tells_silent_servers_from_lost_packets,
         doctor_fails_by_the_flows_outcome,
         doctor_tells_servers_that_say_nothing,
+        doctor_bears_servers_that_keep_the_connection,
         doctor_fails_where_flows_cannot_leave;
     once:
         doctor_fails_where_gateway_cannot_serve,
@@ -82,6 +83,50 @@ fn doctor_tells_servers_that_say_nothing(family: Family) {
     });
     assert_fails(&lab, &gateway, to, "flow", "has accepted the connection, and sends nothing");
     closes.join().unwrap();
+}
+
+/// As servers of SMTP do: a banner, a short answer, and then they wait; and an echo server.
+fn doctor_bears_servers_that_keep_the_connection(family: Family) {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&with_socket(&lab));
+    for (banner, echoes) in [(&b"220 mail\r\n"[..], false), (b"", true)] {
+        let server = lab.listen(Host::Raw, family, 7000);
+        let to = server.address();
+        let talks = std::thread::spawn(move || {
+            let mut client = server.accept();
+            client.write_all(banner).unwrap();
+            let mut taken = [0; 8192];
+            while let Ok(length @ 1..) = client.read(&mut taken) {
+                let answer = if echoes { &taken[..length] } else { b"502 bad\r\n" };
+                client.write_all(answer).unwrap();
+            }
+        });
+        let (code, found) = followed(&lab, &gateway, to);
+        talks.join().unwrap();
+        let answers = found.iter().filter(|finding| finding["check"] == "answer" && finding["level"] == "ok");
+        assert!(code == 0 && failed(&found).is_empty() && answers.count() == 1, "{echoes}: {found:#?}");
+    }
+    // What gets lost on the way back is told all the same.
+    let server = lab.listen(Host::Raw, family, 7000);
+    let to = server.address();
+    let talks = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let mut client = server.accept();
+            let _ = client.write_all(b"220 mail\r\n");
+            let _ = client.read(&mut [0; 8192]);
+            let _ = client.write_all(&[b'.'; 4096]);
+            let _ = client.read(&mut [0; 8192]);
+        }
+    });
+    let ip = if family == Family::V4 { "ip" } else { "ip6" };
+    lab.gateway.shell(&format!(
+        "nft 'table inet others {{ chain out {{ type filter hook output priority 0; {ip} length > 1000 oifname \"c0\" drop; }}; }}'"
+    ));
+    let (code, found) = followed(&lab, &gateway, to);
+    talks.join().unwrap();
+    let red = failed(&found);
+    assert!(code == 1 && red.len() == 1, "{found:#?}");
+    assert!(red[0]["found"].as_str().unwrap().contains("ends at output: table inet others"), "{found:#?}");
 }
 
 fn doctor_fails_by_the_flows_outcome(family: Family) {

@@ -17,12 +17,14 @@ pub(super) struct ProbeAnswer {
     pub(super) bytes: Vec<u8>,
     /// An error if the connection was reset, or fell silent before the answer was whole.
     pub(super) end: io::Result<()>,
+    /// More came, and was not read.
+    goes_on: bool,
 }
 
 impl ProbeAnswer {
     /// Nothing came.
     pub(super) fn none(error: io::Error) -> Self {
-        Self { bytes: Vec::new(), end: Err(error) }
+        Self { bytes: Vec::new(), end: Err(error), goes_on: false }
     }
 
     /// Reads up to the end of the answer, to a silence as long as the socket's time-out, or for `patience` in all.
@@ -30,24 +32,23 @@ impl ProbeAnswer {
         let start = clock::now();
         let mut bytes = Vec::new();
         let mut buffer = [0; 16 * 1024];
+        let mut goes_on = false;
         let end = loop {
             let asked = clock::now();
             match interrupted::repeat(asked + silence, || socket.read(&mut buffer)) {
                 Ok(0) => break Ok(()),
                 Ok(length) => {
                     bytes.extend(buffer.get(..length).unwrap_or_default());
-                    if bytes.len() >= MOST || is_whole(&bytes) {
+                    goes_on = !is_whole(&bytes) && (bytes.len() >= MOST || clock::now() - start > patience);
+                    if goes_on || is_whole(&bytes) {
                         break Ok(());
-                    }
-                    if clock::now() - start > patience {
-                        break Err(io::ErrorKind::TimedOut.into());
                     }
                 }
                 Err(_) if clock::now() - asked > GIVEN_UP => break Err(io::ErrorKind::TimedOut.into()),
                 Err(error) => break Err(error),
             }
         };
-        Self { bytes, end }
+        Self { bytes, end, goes_on }
     }
 
     /// True if nothing came, and the connection fell silent.
@@ -64,8 +65,17 @@ impl ProbeAnswer {
 
     /// True if a part of the answer came, and the rest of it did not.
     pub(super) fn is_partial(&self) -> bool {
-        !self.bytes.is_empty()
-            && (self.fell_silent() || length(&self.bytes).is_some_and(|whole| self.bytes.len() < whole))
+        let is_short = || match length(&self.bytes) {
+            Some(whole) => self.bytes.len() < whole,
+            None => self.fell_silent() && is_part_of_head(&self.bytes),
+        };
+        !self.bytes.is_empty() && !self.goes_on && is_short()
+    }
+
+    /// True for an answer that does not tell its length, and after which the connection stays open: whether more of it was sent
+    /// is not known.
+    pub(super) fn is_open(&self) -> bool {
+        !self.bytes.is_empty() && self.fell_silent() && !self.is_partial()
     }
 
     fn fell_silent(&self) -> bool {
@@ -79,6 +89,11 @@ impl ProbeAnswer {
 fn is_whole(answer: &[u8]) -> bool {
     length(answer).is_some_and(|whole| answer.len() >= whole)
         || answer.starts_with(b"HTTP/") && answer.ends_with(b"\r\n0\r\n\r\n")
+}
+
+/// True for an HTTP head whose end is missing.
+fn is_part_of_head(answer: &[u8]) -> bool {
+    answer.starts_with(b"HTTP/") && !answer.windows(END.len()).any(|bytes| bytes == END)
 }
 
 /// End of an HTTP head.
@@ -103,19 +118,40 @@ mod tests {
     use super::*;
 
     fn silent(bytes: &[u8]) -> ProbeAnswer {
-        ProbeAnswer { bytes: bytes.to_vec(), end: Err(io::ErrorKind::WouldBlock.into()) }
+        ProbeAnswer { bytes: bytes.to_vec(), end: Err(io::ErrorKind::WouldBlock.into()), goes_on: false }
     }
 
     #[test]
     fn silence_after_part_is_partial() {
         assert!(silent(b"").is_lost() && !silent(b"").is_partial());
         assert!(silent(b"HTTP/1.1 200 OK\r\n").is_partial() && !silent(b"HTTP").is_lost());
-        let cut =
-            |end| ProbeAnswer { bytes: b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234".to_vec(), end };
+        let part = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234";
+        let cut = |end| ProbeAnswer { end, ..silent(part) };
         assert!(cut(Ok(())).is_partial() && cut(Err(io::ErrorKind::ConnectionReset.into())).is_partial());
         let reset = ProbeAnswer::none(io::ErrorKind::ConnectionReset.into());
         assert!(!reset.is_lost() && !reset.is_partial() && reset.is_reset());
         assert!(!silent(b"").is_reset() && !cut(Err(io::ErrorKind::ConnectionReset.into())).is_reset());
+    }
+
+    #[test]
+    fn unread_rest_is_not_lost() {
+        let part = b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n1234";
+        let read = ProbeAnswer { bytes: part.to_vec(), end: Ok(()), goes_on: true };
+        assert!(!read.is_partial() && !read.is_open());
+    }
+
+    /// As servers of SMTP do, echo servers, and those of a stream of events.
+    #[test]
+    fn answers_without_an_end_may_be_whole() {
+        for answer in [
+            &b"220 mail.example.org\r\n502 bad\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n\r\ndata: 1\n\n",
+        ] {
+            let answer = silent(answer);
+            assert!(answer.is_open() && !answer.is_partial() && !answer.is_lost(), "{answer:?}");
+        }
+        assert!(!silent(b"").is_open() && !silent(b"HTTP/1.1 2").is_open());
     }
 
     #[test]

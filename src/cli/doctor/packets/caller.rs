@@ -1,5 +1,6 @@
 //! A probe that plays a client.
 
+use super::answer::ProbeAnswer;
 use super::evidence::{ConnectionEvidence, LostPart};
 use super::exchange::{Ends, Patience, ProbeExchange};
 use super::fate::is_waiting;
@@ -18,6 +19,8 @@ use std::time::Duration;
 /// Above the ports that Linux chooses by itself unless told otherwise; other systems choose them too, so a real client may
 /// have a connection with one of them.
 const CLIENT_PORTS: std::ops::Range<u16> = 61_008..65_008;
+/// Bytes that a server does not say as a goodbye, when the probe has closed.
+const LARGE: u64 = 512;
 /// Attempts have a port each.
 const ATTEMPTS: u16 = 16;
 
@@ -73,7 +76,16 @@ impl Caller {
     pub(super) fn lost(&self, exchange: &ProbeExchange) -> Option<LostPart> {
         let is_foreign =
             || exchange.answer.is_reset() && self.flow(true).is_some_and(|flow| flow.outcome.is_none());
-        lost(exchange).or_else(|| is_foreign().then_some(LostPart::Data))
+        lost(exchange)
+            .or_else(|| is_foreign().then_some(LostPart::Data))
+            .or_else(|| self.is_short(&exchange.answer).then_some(LostPart::Rest))
+    }
+
+    /// True if the gateway has more of an answer whose end cannot be told.
+    fn is_short(&self, answer: &ProbeAnswer) -> bool {
+        let came = u64::try_from(answer.bytes.len()).unwrap_or(u64::MAX);
+        let is_short = |flow: ProbedFlow| flow.bytes_down.saturating_sub(came) >= LARGE;
+        answer.is_open() && self.flow(false).is_some_and(is_short)
     }
 
     /// An attempt; `tell_too_big`: with an ICMP error about it.

@@ -6,6 +6,7 @@ use super::probe::ProbeHost;
 use crate::cli::interrupted;
 use crate::cli::tool::output;
 use crate::clock;
+use crate::sys::stream;
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io::{self, Read as _, Write as _};
@@ -46,6 +47,8 @@ pub(super) struct ProbeExchange {
     pub(super) too_big: TooBig,
     /// Bytes sent, and what came back.
     pub(super) sent: usize,
+    /// The other end's kernel does not have all of them: those of a connection that is there still.
+    pub(super) unacknowledged: bool,
     pub(super) answer: ProbeAnswer,
 }
 
@@ -87,11 +90,12 @@ fn raw(probe: &ProbeHost, address: SocketAddr) -> io::Result<Raw> {
 impl ProbeExchange {
     fn unanswered(error: io::Error) -> Self {
         let answer = ProbeAnswer::none(io::ErrorKind::NotConnected.into());
-        Self { handshake: Err(error), too_big: TooBig::NotTried, sent: 0, answer }
+        Self { handshake: Err(error), too_big: TooBig::NotTried, sent: 0, unacknowledged: false, answer }
     }
 
     fn reset(error: io::Error) -> Self {
-        Self { handshake: Ok(()), too_big: TooBig::NotTried, sent: 0, answer: ProbeAnswer::none(error) }
+        let answer = ProbeAnswer::none(error);
+        Self { handshake: Ok(()), too_big: TooBig::NotTried, sent: 0, unacknowledged: false, answer }
     }
 
     /// From the probe's host to a server behind the machine.
@@ -149,7 +153,8 @@ impl ProbeExchange {
             Ok(_) => ProbeAnswer::read(&mut socket, patience.silence, patience.answer),
             Err(error) => ProbeAnswer::none(error.kind().into()),
         };
-        Self { handshake: Ok(()), too_big, sent: sent.unwrap_or_default(), answer }
+        let unacknowledged = stream::unacknowledged(&socket).is_ok_and(|bytes| bytes > 0);
+        Self { handshake: Ok(()), too_big, sent: sent.unwrap_or_default(), unacknowledged, answer }
     }
 }
 

@@ -65,7 +65,7 @@ pub(super) fn watched(
 pub(super) fn lost(exchange: &ProbeExchange) -> Option<LostPart> {
     if exchange.handshake.is_err() {
         Some(LostPart::Handshake)
-    } else if exchange.answer.is_lost() {
+    } else if exchange.answer.is_lost() || exchange.unacknowledged && exchange.answer.is_open() {
         Some(LostPart::Data)
     } else if exchange.answer.is_partial() {
         Some(LostPart::Rest)
