@@ -41,8 +41,7 @@ pub(super) fn refused(client: IpAddr) -> Option<LossCause> {
 fn refusing_route(to: IpAddr) -> Mend {
     match refusing::route_to(to) {
         Some(route) => Mend::run(format!("ip route del {route}")).and("if it is not meant"),
-        None => Mend::run(format!("ip route show table all match {to}; ip rule"))
-            .and("delete the route or the rule that refuses it"),
+        None => Mend::run(format!("ip route show table all match {to}; ip rule")).and(ADD_OR_DELETE),
     }
 }
 
@@ -54,16 +53,26 @@ pub(super) fn none_for_answer(server: IpAddr, spot: &Spot, cure: &Cure<'_>) -> L
         found: format!(
             "the gateway's socket has room and drops the SYN: its answer from {server} to {client} has no route"
         ),
-        cure: Mend::run(format!("{ip} rule; {ip} route show table all match {client}"))
-            .and("delete the rule or the route that refuses it"),
+        cure: Mend::run(format!("{ip} rule; {ip} route show table all match {client}")).and(ADD_OR_DELETE),
     }
 }
 
-/// The packet rules that are not in place, if any: without them the packet filter may have no chain that a trace shows.
+/// The kernel tells a rule that refuses packets and a route that is missing alike.
+const ADD_OR_DELETE: &str = "add the route that is missing (ip route add NETWORK via ROUTER dev INTERFACE), or delete the rule or \
+    the route that refuses it";
+
+/// The packet rules of the family that are not in place, if any: without them the packet filter may have no chain that a trace shows.
 pub(super) fn lost_packet_rules(cure: &Cure<'_>) -> Option<String> {
     let look = SteeringMonitor::new(cure.params).look(clock::now()).ok()?;
-    let is_missing = |lost: &Lost| lost.part == Part::PacketRules && lost.remedy == Remedy::Renew;
-    look.lost.into_iter().find(is_missing).map(|lost| lost.what)
+    missing_rules(look.lost, cure.v4)
+}
+
+fn missing_rules(lost: Vec<Lost>, v4: bool) -> Option<String> {
+    let other = family_name(!v4);
+    let is_missing = |lost: &Lost| {
+        lost.part == Part::PacketRules && lost.remedy == Remedy::Renew && !lost.what.starts_with(other)
+    };
+    lost.into_iter().find(is_missing).map(|lost| lost.what)
 }
 
 fn not_local(pool: IpAddr) -> Option<LossCause> {
@@ -129,4 +138,20 @@ fn routed_elsewhere(cure: &Cure<'_>) -> Option<LossCause> {
             cure: Mend::run(format!("{ip} rule del pref {}", rule.replacen(':', "", 1))),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_rules_are_those_of_the_family() {
+        let lost =
+            |what: &str| Lost { part: Part::PacketRules, what: what.to_owned(), remedy: Remedy::Renew };
+        let all = || ["IPv4: no rules", "IPv6: no rules", "table inet egret: no rules"].map(lost);
+        let said = |skip, v4| missing_rules(all().into_iter().skip(skip).collect(), v4).unwrap();
+        assert_eq!(said(0, true), "IPv4: no rules");
+        assert_eq!(said(0, false), "IPv6: no rules");
+        assert_eq!([said(1, true), said(2, false)], ["table inet egret: no rules"; 2]);
+    }
 }
