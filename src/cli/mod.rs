@@ -64,7 +64,8 @@ enum Command {
     Run {
         #[command(flatten)]
         path: ConfigPath,
-        /// Keep the last good configuration there; without it, a broken configuration is not survived
+        /// Keep the last good configuration there; without it, a broken configuration is not survived. Other commands look for it in
+        /// /var/lib/egret, unless STATE_DIRECTORY names this folder
         #[arg(long, value_name = "FOLDER", env = "STATE_DIRECTORY")]
         state: Option<PathBuf>,
     },
@@ -81,13 +82,14 @@ enum Command {
     /// Tell what would happen to a flow, and why
     ///
     /// From the files, or with --live as the running gateway sees it. Sends nothing to anybody else. While the files have errors, it
-    /// goes by the last good configuration.
+    /// goes by the last good configuration, of STATE_DIRECTORY (/var/lib/egret unless set).
     ///
     /// Exit code 0: it would leave; 1: it would be denied, or never reaches Egret; 2: no answer.
     Explain(#[command(flatten)] explain::ExplainOptions),
     /// Tell what became of a flow, from the flow log, and what the policy of today makes of it
     ///
-    /// While the files have errors, it goes by the last good configuration, or tells what the log has.
+    /// While the files have errors, it goes by the last good configuration, of STATE_DIRECTORY (/var/lib/egret unless set), or tells
+    /// what the log has.
     ///
     /// Exit code 0: told; 1: the log has no such flow; 2: the log cannot be read, or nothing tells where it is.
     Why {
@@ -99,7 +101,7 @@ enum Command {
     /// Print or write the rule that would allow a denied flow, and the policy test that keeps it
     ///
     /// The rule is the narrowest there is: one name or address, one port. While the files have errors, it goes by the last good
-    /// configuration.
+    /// configuration, of STATE_DIRECTORY (/var/lib/egret unless set).
     ///
     /// Exit code 0: printed or written, or not needed; 1: no rule can help, or the log has no such flow; 2: something cannot be read or
     /// written.
@@ -112,7 +114,8 @@ enum Command {
     /// Suggest rules for what a tenant was seen to reach, from the flow log
     ///
     /// Rules are for names that passed: allowed, or let pass by monitor mode. What was denied is listed and never
-    /// suggested. Paste the output below the tenant's `[[tenant]]`. While the files have errors, it goes by the last good configuration.
+    /// suggested. Paste the output below the tenant's `[[tenant]]`. While the files have errors, it goes by the last good
+    /// configuration, of STATE_DIRECTORY (/var/lib/egret unless set).
     ///
     /// Exit code 0: told, also if there is nothing to suggest; 2: a log or the configuration cannot be read, there is no log, or no
     /// such tenant.
@@ -154,7 +157,7 @@ enum Command {
     /// both ways and ICMP errors pass the machine's real rules and settings, and nothing leaves the machine. Where packets
     /// get lost it names the rule and whose it is. What it sets up is removed, also when it is killed.
     ///
-    /// While the files have errors, that is one more finding, and doctor goes by the last good configuration.
+    /// While the files have errors, that is one more finding, and doctor goes by the last good configuration, of STATE_DIRECTORY (/var/lib/egret unless set).
     ///
     /// Exit code 0: nothing is broken; 1: something is; 2: the configuration has errors, and there is no last good one.
     Doctor {
@@ -197,7 +200,7 @@ enum SteeringCommand {
     },
     /// Compare what is in the kernel with what should be
     ///
-    /// While the files have errors, that is one more finding, and it goes by the last good configuration.
+    /// While the files have errors, that is one more finding, and it goes by the last good configuration, of STATE_DIRECTORY (/var/lib/egret unless set).
     ///
     /// Exit code 0: all is in place; 1: something is not; 2: the configuration has errors and there is no last good one, or there
     /// is nothing to steer.

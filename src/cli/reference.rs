@@ -14,7 +14,8 @@ pub fn reference() -> String {
         Exit code 0 is yes or done, 1 is no, and 2\nis for what could not be done, a mistake on the command line included. \
         Scripts may rely on them.\n\n\
         Commands that only ask the running gateway or read its logs also answer while the configuration has errors: they say so in one \
-        line on standard\nerror, and go by the last good configuration, which the gateway keeps in `/var/lib/egret`.\n\n\
+        line on standard\nerror, and go by the last good configuration, which the gateway keeps in `/var/lib/egret`. If `egret run` has another `--state FOLDER`, set\n\
+        `STATE_DIRECTORY=FOLDER` for them.\n\n\
         | command | does | 0 | 1 | 2 |\n|---|---|---|---|---|\n"
         .to_owned();
     let mut root = Cli::command();
@@ -60,6 +61,19 @@ mod tests {
         let silent = runs && (meaning(&codes, "0").is_empty() || meaning(&codes, "2").is_empty());
         let below = command.get_subcommands().flat_map(|command| commands_without_codes(&name, command));
         silent.then(|| name.clone()).into_iter().chain(below).collect()
+    }
+
+    #[test]
+    fn commands_tell_where_the_last_good_is() {
+        let mut root = Cli::command();
+        root.build();
+        let all = root
+            .get_subcommands()
+            .flat_map(|command| std::iter::once(command).chain(command.get_subcommands()));
+        let said = all.filter_map(|command| Some(command.get_long_about()?.to_string()));
+        let said: Vec<_> =
+            said.filter(|about| about.contains("goes by the last good configuration")).collect();
+        assert!(said.len() >= 6 && said.iter().all(|about| about.contains("STATE_DIRECTORY")), "{said:#?}");
     }
 
     #[test]
