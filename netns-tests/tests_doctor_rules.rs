@@ -112,7 +112,15 @@ RULES";
         lab.gateway.shell(put);
         forget();
         assert!(!passes(&lab, Family::V6), "traffic passes in spite of it");
-        assert_named(&lab, &gateway.config(), &["neighbour discovery ends at input", "policy drop"]);
+        assert_named(
+            &lab,
+            &gateway.config(),
+            &[
+                "neighbour discovery ends at input",
+                "does not answer on s0: neighbour discovery ends at input: table",
+                "policy drop",
+            ],
+        );
         forget();
         assert!(passes(&lab, Family::V6), "the cure: {put}");
     }

@@ -18,6 +18,7 @@ mod icmp;
 mod kernel;
 mod legs;
 mod namespace;
+mod next_hop;
 mod outside;
 mod owner;
 mod path;

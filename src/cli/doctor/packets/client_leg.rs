@@ -6,6 +6,7 @@ use super::evidence::{LossCause, LostPart};
 use super::exchange::{Patience, ProbeExchange};
 use super::fate::{denied, silent_beyond_gateway};
 use super::legs::{failure, success};
+use super::next_hop;
 use super::ports::listed;
 use super::probe::Spot;
 use super::request::{PADDING, PROBE_NAME, http};
@@ -146,7 +147,10 @@ impl ClientLeg<'_> {
     fn no_spot(&self, error: &str) -> CheckFinding {
         let (name, family) = (&self.tenant.name, family_name(self.v4));
         let addresses = spot::tenant_addresses(&self.tenant.sources, self.v4, self.steered);
-        match addresses.into_iter().find_map(routes::refused) {
+        let (params, sources) = (self.params, &*self.tenant.sources);
+        let cure = Cure { params, leg: Leg::Client, v4: self.v4, device: "", sources };
+        let filtered = || addresses.first().and_then(|address| next_hop::filtered(*address, None, &cure));
+        match addresses.iter().copied().find_map(routes::refused).or_else(filtered) {
             Some(LossCause { found, cure }) => CheckFinding::fail(
                 Leg::Client.check(),
                 format!("{name}, {family}: {found}"),

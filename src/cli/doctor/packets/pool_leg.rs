@@ -1,9 +1,10 @@
 //! The way out: connections from pool addresses to a server.
 
 use super::cure::{Cure, Leg};
-use super::evidence::{ConnectionEvidence, LostPart};
+use super::evidence::{ConnectionEvidence, LossCause, LostPart};
 use super::exchange::{Ends, Patience, ProbeExchange, User};
 use super::legs::{TracedPackets, failure, lost, success, watched};
+use super::next_hop;
 use super::outside::Outside;
 use super::ports::listed;
 use super::probe::Spot;
@@ -173,10 +174,15 @@ impl PoolLeg<'_> {
         let server = SocketAddr::new(destination, attempt.port);
         let who = format!("{} to {server}", attempt.source);
         if let Some(error) = error {
-            let cure = "ip route get, with the addresses above; ip neigh; docs/install.md";
+            let unknown = || LossCause {
+                found: error,
+                cure: "ip route get, with the addresses above; ip neigh; docs/install.md".into(),
+            };
+            let cause = next_hop::filtered(destination, Some(attempt.source), &self.cure(""));
+            let LossCause { found, cure } = cause.unwrap_or_else(unknown);
             return Some(CheckFinding::fail(
                 Leg::Pool.check(),
-                format!("{who}: {error}"),
+                format!("{who}: {found}"),
                 Leg::Pool.why(),
                 cure,
             ));
@@ -192,14 +198,12 @@ impl PoolLeg<'_> {
             let found = format!("{who}: the address is not local to this machine, or has no route");
             return Some(CheckFinding::fail(Leg::Pool.check(), found, Leg::Pool.why(), Mend::renew()));
         }
-        let cure = Cure {
-            params: self.params,
-            leg: Leg::Pool,
-            v4: self.v4,
-            device: &spot.enters.name,
-            sources: &[],
-        };
+        let cure = self.cure(&spot.enters.name);
         Some(failure(Leg::Pool, lost, &who, evidence.cause(lost, attempt.source, &spot, &cure)))
+    }
+
+    fn cure<'a>(&'a self, device: &'a str) -> Cure<'a> {
+        Cure { params: self.params, leg: Leg::Pool, v4: self.v4, device, sources: &[] }
     }
 }
 

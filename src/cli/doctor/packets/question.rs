@@ -3,7 +3,9 @@
 use super::asked_flow::AskedFlow;
 use super::caller::Caller;
 use super::client_leg::not_steered;
+use super::cure::{Cure, Leg};
 use super::evidence::LossCause;
+use super::next_hop;
 use super::ports::probed;
 use super::request::{http, request_to};
 use super::{impossible, no_listener, routes, spot};
@@ -169,6 +171,9 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
     let caller = match caller {
         Ok(caller) => caller,
         Err(error) => {
+            let sources = tenant.map_or(&[][..], |tenant| &tenant.sources);
+            let cure = Cure { params, leg: Leg::Client, v4: question.from.is_ipv4(), device: "", sources };
+            let filtered = || next_hop::filtered(question.from, None, &cure);
             let unusable = || {
                 LossCause {
                 found: error,
@@ -179,7 +184,8 @@ pub(crate) fn ask(doctor: &Doctor, question: &ProbeQuestion) -> Vec<CheckFinding
                 .into(),
             }
             };
-            let LossCause { found: why, cure } = routes::refused(question.from).unwrap_or_else(unusable);
+            let LossCause { found: why, cure } =
+                routes::refused(question.from).or_else(filtered).unwrap_or_else(unusable);
             found.push(CheckFinding::fail("way in", why, "no packet was sent", cure));
             return found;
         }

@@ -5,6 +5,7 @@ use super::cure::{Cure, Leg};
 use super::evidence::{ConnectionEvidence, LossCause, LostPart};
 use super::exchange::Patience;
 use super::legs::{TracedPackets, watched};
+use super::next_hop;
 use super::path;
 use super::probe::Spot;
 use super::spot;
@@ -84,15 +85,25 @@ impl WayOut<'_> {
         let dead =
             path::link(&route.dev).ok()?.is_ethernet() && path::link_address(hop, &route.dev).is_none();
         let how = if hop.is_ipv4() { "ARP" } else { "neighbour discovery" };
-        dead.then(|| LossCause {
-            found: format!("the next hop {hop} does not answer {how} on {}", route.dev),
-            cure: Mend::run(format!(
-                "ip route get {} from {}; ip neigh show dev {}",
-                self.server.ip(),
-                self.source,
-                route.dev
-            ))
-            .and(format!("see that {hop} is up and on the network of {}, or correct the route", route.dev)),
+        if !dead {
+            return None;
+        }
+        let (v4, device) = (hop.is_ipv4(), &*route.dev);
+        let cure = Cure { params: self.params, leg: Leg::Pool, v4, device, sources: &[] };
+        next_hop::filtered(self.server.ip(), Some(self.source), &cure).or_else(|| {
+            Some(LossCause {
+                found: format!("the next hop {hop} does not answer {how} on {}", route.dev),
+                cure: Mend::run(format!(
+                    "ip route get {} from {}; ip neigh show dev {}",
+                    self.server.ip(),
+                    self.source,
+                    route.dev
+                ))
+                .and(format!(
+                    "see that {hop} is up and on the network of {}, or correct the route",
+                    route.dev
+                )),
+            })
         })
     }
 }
