@@ -19,7 +19,8 @@ crate::trials! {
         bridge_netfilter_is_named,
         routing_rule_before_ours_is_named,
         routes_that_take_packets_are_named,
-        black_hole_for_large_packets_is_told
+        black_hole_for_large_packets_is_told,
+        downed_interface_is_named
 }
 
 fn source_validation_by_mark_is_named() {
@@ -170,6 +171,15 @@ fn routes_that_take_packets_are_named() {
         });
     }
     assert_passes(&lab, &gateway.config());
+}
+
+fn downed_interface_is_named() {
+    let lab = Lab::new();
+    let gateway = lab.start_gateway(&config());
+    lab.gateway.ip("link set c0 down");
+    let (_, found) = assert_told(&lab, &gateway.config(), &["interface c0 of [steering] is down"]);
+    let cures = failed(&found).into_iter().map(|finding| finding["mend"].as_str());
+    assert!(cures.into_iter().any(|cure| cure == Some("ip link set c0 up")), "{found:#?}");
 }
 
 /// Outside the packet filter, on the way to clients.

@@ -7,6 +7,7 @@ mod forwarding;
 mod gateway;
 mod inputs;
 mod kernel;
+mod links;
 mod listen_port;
 mod listeners;
 mod network;
@@ -95,6 +96,7 @@ fn findings(doctor: &Doctor, silence: Option<CheckFinding>) -> Vec<CheckFinding>
     let asked = doctor.socket.as_ref().filter(|_| silence.is_none());
     found.extend(asked.into_iter().flat_map(|socket| sources::unusable(socket, &doctor.pools)));
     found.extend(doctor.resolver.as_ref().map(resolver::answers));
+    found.extend(links::dead(&doctor.steering.interfaces));
     let steered = super::steering::nothing_to_steer(&doctor.steering);
     match steered {
         None => found.extend(super::steering::findings(&doctor.steering, doctor.port, None)),

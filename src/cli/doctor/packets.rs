@@ -37,6 +37,7 @@ mod unserved;
 mod verdict;
 mod way_out;
 
+pub(super) use path::{NetworkDevice, devices};
 pub(super) use question::{ProbeQuestion, ask};
 pub(in crate::cli) use request::PROBE_NAME;
 

@@ -19,9 +19,9 @@ pub(super) struct DeviceRoute {
 
 /// A network device.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub(super) struct NetworkDevice {
+pub(in crate::cli::doctor) struct NetworkDevice {
     #[serde(rename = "ifname")]
-    pub(super) name: String,
+    pub(in crate::cli::doctor) name: String,
     #[serde(default, rename = "address")]
     pub(super) mac: String,
     pub(super) mtu: u32,
@@ -63,8 +63,15 @@ impl NetworkDevice {
     pub(super) fn is_bridge(&self) -> bool {
         self.linkinfo.info_kind.as_deref() == Some("bridge")
     }
-    pub(super) fn is_up(&self) -> bool {
-        self.flags.iter().any(|flag| flag == "UP")
+    pub(in crate::cli::doctor) fn is_up(&self) -> bool {
+        self.has("UP")
+    }
+    /// False where its other end is missing or down.
+    pub(in crate::cli::doctor) fn has_carrier(&self) -> bool {
+        !self.has("NO-CARRIER")
+    }
+    fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|one| one == flag)
     }
 }
 
@@ -106,13 +113,9 @@ pub(super) fn link(name: &str) -> Result<NetworkDevice, String> {
     first(&format!("ip -j -d link show dev {name}"))
 }
 
-/// Names of all devices of this namespace.
-pub(super) fn links() -> Vec<String> {
-    listed::<NetworkDevice>("ip -j -d link show")
-        .unwrap_or_default()
-        .into_iter()
-        .map(|link| link.name)
-        .collect()
+/// All devices of this namespace.
+pub(in crate::cli::doctor) fn devices() -> Vec<NetworkDevice> {
+    listed("ip -j -d link show").unwrap_or_default()
 }
 
 /// The addresses of a device that others can use.

@@ -12,7 +12,7 @@ const NETWORKS: usize = 64;
 /// The devices of this machine that `[steering] interfaces` covers.
 pub(super) fn steered(params: &SteeringParams) -> Vec<String> {
     let covered = |name: &String| params.interfaces.iter().any(|interface| interface.covers(name));
-    path::links().into_iter().filter(covered).collect()
+    path::devices().into_iter().map(|device| device.name).filter(covered).collect()
 }
 
 /// Where a client with this address is. `chosen`: doctor has chosen the address, nobody is expected to have it.
