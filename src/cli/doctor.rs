@@ -10,6 +10,7 @@ mod kernel;
 mod links;
 mod listen_port;
 mod listeners;
+mod metrics_port;
 mod network;
 mod packets;
 mod proc;
@@ -58,9 +59,16 @@ pub fn doctor(doctor: &Doctor, options: &DoctorOptions) -> ExitCode {
     let mut doctor = doctor.clone();
     let (port, waits) = go_by_gateway(&mut doctor.steering, doctor.metrics);
     doctor.port = port;
+    let metrics = doctor
+        .metrics
+        .and_then(|of_files| metrics_port::other_address(doctor.steering.listen_port, of_files));
+    let metrics = metrics.map(|(address, finding)| {
+        doctor.metrics = Some(address);
+        finding
+    });
     let doctor = &doctor;
     let silence = gateway::silence(doctor);
-    let mut found: Vec<_> = doctor.broken.iter().cloned().chain(waits).collect();
+    let mut found: Vec<_> = doctor.broken.iter().cloned().chain(waits).chain(metrics).collect();
     if let (Some(from), Some(to)) = (options.from, &options.to) {
         let question = ProbeQuestion { from: from.to_canonical(), to: to.clone(), address: options.address };
         found.extend(silence.map_or_else(|| packets::ask(doctor, &question), |silence| vec![silence]));

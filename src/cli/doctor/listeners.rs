@@ -1,6 +1,7 @@
 //! Listening TCP sockets of this network namespace, as /proc/net lists them.
 
 use super::proc::read;
+use std::net::{IpAddr, Ipv6Addr};
 
 /// A listening socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -8,10 +9,17 @@ pub(super) struct ListeningSocket {
     pub(super) port: u16,
     /// The number of the user that it belongs to.
     pub(super) user: u32,
-    /// It listens on every address.
-    pub(super) is_wildcard: bool,
+    /// Unspecified if it listens on every address.
+    pub(super) address: IpAddr,
     /// The socket's number.
     pub(super) inode: u64,
+}
+
+impl ListeningSocket {
+    /// True if it listens on every address.
+    pub(super) fn is_wildcard(&self) -> bool {
+        self.address.is_unspecified()
+    }
 }
 
 /// Lists the listeners of both families.
@@ -34,11 +42,22 @@ fn listed(table: &str) -> impl Iterator<Item = ListeningSocket> {
         let listener = ListeningSocket {
             port: u16::from_str_radix(port, 16).ok()?,
             user: words.get(7)?.parse().ok()?,
-            is_wildcard: address.bytes().all(|digit| digit == b'0'),
+            address: ip(address)?,
             inode: words.get(9)?.parse().ok()?,
         };
         is_listening.then_some(listener)
     })
+}
+
+/// Each four bytes of an address are printed as the number that they are to this machine.
+fn ip(digits: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(digits.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    if digits.len() == 8 {
+        return word(0).map(IpAddr::from);
+    }
+    let [a, b, c, d] = [word(0)?, word(8)?, word(16)?, word(24)?];
+    let bytes = [a, b, c, d].concat();
+    Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).to_canonical())
 }
 
 #[cfg(test)]
@@ -51,14 +70,19 @@ mod tests {
             0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1\n\
             1: 0100007F:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000   998        0 2 1\n\
             2: 00000000:2328 0100007F:0BB8 01 00000000:00000000 00:00000000 00000000   998        0 3 1\n";
-        let listener = |port, user, is_wildcard, inode| ListeningSocket { port, user, is_wildcard, inode };
+        let listener = |address: &str, port, user, inode| ListeningSocket {
+            address: address.parse().unwrap(),
+            port,
+            user,
+            inode,
+        };
         let found: Vec<_> = listed(table).collect();
-        assert_eq!(found, [listener(8080, 0, true, 1), listener(3000, 998, false, 2)]);
+        assert_eq!(found, [listener("0.0.0.0", 8080, 0, 1), listener("127.0.0.1", 3000, 998, 2)]);
         let table6 = "  sl  local_address                         remote_address                        st\n\
             0: 00000000000000000000000000000000:3A99 00000000000000000000000000000000:0000 0A 0:0 0:0 0 998 0 4\n\
             1: 00000000000000000000000001000000:0016 00000000000000000000000000000000:0000 0A 0:0 0:0 0 0 0 5\n";
         let found: Vec<_> = listed(table6).collect();
-        assert_eq!(found, [listener(15001, 998, true, 4), listener(22, 0, false, 5)]);
+        assert_eq!(found, [listener("::", 15001, 998, 4), listener("::1", 22, 0, 5)]);
         assert_eq!(listed("").next(), None);
     }
 }

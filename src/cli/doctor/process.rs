@@ -58,13 +58,14 @@ impl Service {
         if own.iter().any(|listener| listener.port == of_files) {
             return None;
         }
-        let everywhere = own.iter().filter(|listener| listener.is_wildcard && Some(listener.port) != metrics);
+        let everywhere =
+            own.iter().filter(|listener| listener.is_wildcard() && Some(listener.port) != metrics);
         let ports: BTreeSet<u16> = everywhere.map(|listener| listener.port).collect();
         ports.first().copied().filter(|_| ports.len() == 1)
     }
 
     /// Its listeners in this network namespace; where nobody may list its sockets, those of its user.
-    fn listeners(&self) -> Vec<ListeningSocket> {
+    pub(super) fn listeners(&self) -> Vec<ListeningSocket> {
         let user = self.user().map(|(user, _)| user);
         let own: Option<BTreeSet<u64>> = sockets_of(self.pid).map(Iterator::collect);
         let is_own = |listener: &ListeningSocket| match &own {
