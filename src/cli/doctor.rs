@@ -20,7 +20,7 @@ mod resolver;
 mod sources;
 
 pub use inputs::{AskedResolver, Doctor, TenantClients};
-pub(super) use listen_port::go_by_gateway;
+pub(super) use listen_port::{go_by_gateway, port_in_force};
 pub(super) use packets::PROBE_NAME;
 
 use super::findings::{CheckFinding, report};

@@ -233,8 +233,7 @@ pub fn main() -> ExitCode {
         Command::Steering(SteeringCommand::Print { path, format, .. }) => {
             let print = |config: &Config| {
                 let params = control::steering_params(config);
-                let (port, found) = doctor::go_by_gateway(&mut params.clone(), config.gateway.metrics);
-                let waits = found.filter(|_| port == steering::ListenPort::OfGateway);
+                let waits = doctor::port_in_force(&params, config.gateway.metrics, &path.config);
                 steering::print(&params, waits, format)
             };
             steering::end_print(with(&path.config, print))

@@ -6,6 +6,7 @@ use crate::cli::steering::ListenPort;
 use crate::steering::{Remedy, SteeringParams};
 use crate::sys::listening_program::ListeningProgram;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
 
 const CHECK: &str = "listen port";
 
@@ -22,6 +23,16 @@ pub(in crate::cli) fn go_by_gateway(
         None => (ListenPort::OfFiles, None),
         waits => (ListenPort::OfGateway, waits),
     }
+}
+
+/// The finding that the gateway which runs by these very files listens on another port than they say.
+pub(in crate::cli) fn port_in_force(
+    params: &SteeringParams,
+    metrics: Option<SocketAddr>,
+    config: &Path,
+) -> Option<CheckFinding> {
+    let service = process::service(params.listen_port).filter(|service| service.runs_by(config))?;
+    waits_for_restart(&mut params.clone(), &service, metrics)
 }
 
 fn waits_for_restart(

@@ -3,6 +3,7 @@
 use super::inputs::Doctor;
 use super::listeners::{ListeningSocket, listeners};
 use super::proc::read;
+use crate::cli::config_path::DEFAULT_CONFIG;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::cli::tool::output;
@@ -12,6 +13,7 @@ use crate::units::format_duration;
 use nix::sys::resource::{Resource, getrlimit};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// A running `egret run`.
@@ -33,6 +35,15 @@ impl Service {
     #[cfg(test)]
     pub(super) fn of(pid: u32) -> Self {
         Self { pid, status: String::new(), limits: String::new() }
+    }
+
+    /// True if its command names this configuration.
+    pub(super) fn runs_by(&self, config: &Path) -> bool {
+        let line = read(&format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        let folder = PathBuf::from(format!("/proc/{}/cwd", self.pid));
+        let named = config_of(&line).unwrap_or(DEFAULT_CONFIG);
+        let same = |path: &Path| fs::canonicalize(path).ok();
+        same(&folder.join(named)).is_some_and(|path| Some(path) == same(config))
     }
 
     /// User and group that its sockets belong to.
@@ -113,6 +124,17 @@ fn is_gateway(cmdline: &str) -> bool {
     let mut arguments = cmdline.split('\0');
     let program = arguments.next().unwrap_or_default();
     program.rsplit('/').next() == Some("egret") && arguments.any(|argument| argument == "run")
+}
+
+/// The value of `--config`.
+fn config_of(cmdline: &str) -> Option<&str> {
+    let mut arguments = cmdline.split('\0');
+    arguments
+        .find_map(|argument| match argument {
+            "--config" | "-c" => Some(None),
+            _ => argument.strip_prefix("--config=").map(Some),
+        })?
+        .or_else(|| arguments.next())
 }
 
 pub(super) fn capability(service: Option<&Service>) -> Vec<CheckFinding> {
@@ -266,6 +288,14 @@ mod tests {
     fn gateway_process_is_recognised() {
         assert!(is_gateway("/usr/bin/egret\0run\0--config\0/etc/egret/egret.toml\0"));
         assert!(is_gateway("egret\0--config\0x\0run"));
+        for (line, config) in [
+            ("egret\0run\0--config\0x.toml\0--state\0y\0", Some("x.toml")),
+            ("egret\0--config=x.toml\0run\0", Some("x.toml")),
+            ("egret\0run\0-c\0x.toml\0", Some("x.toml")),
+            ("egret\0run\0", None),
+        ] {
+            assert_eq!(config_of(line), config, "{line:?}");
+        }
         assert!(!is_gateway("/usr/bin/egret\0doctor\0"));
         assert!(!is_gateway("/usr/bin/vim\0egret\0run\0"));
         assert!(!is_gateway(""));
