@@ -1,18 +1,15 @@
 //! Networks on this machine's own links, reached without a router, and the routers to others.
 
 use super::netlink::{array_at, attributes, malformed};
-use super::routing::{MAIN_TABLE, list};
+use super::routing::{HEADER, MAIN_TABLE, header, list};
+use crate::family::Family;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 
-/// `struct rtmsg`
-const HEADER: usize = 12;
 /// `RTA_VIA` of linux/rtnetlink.h, a router of the other family: `struct rtvia`, a family and the address.
 const VIA: u16 = 18;
-/// Attributes of a next hop that is a router.
-const BY_ROUTER: [u16; 2] = [libc::RTA_GATEWAY, VIA];
 /// `struct rtnexthop`, which the attributes of a next hop follow.
 const NEXT_HOP: usize = 8;
 
@@ -29,11 +26,9 @@ pub struct ConnectedRoutes {
 /// Lists the routes to this machine's own links, and the default routes.
 pub fn routes() -> io::Result<ConnectedRoutes> {
     let ConnectedRoutes { mut networks, mut routers } = ConnectedRoutes::default();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut request = vec![u8::try_from(family).map_err(io::Error::other)?];
-        request.resize(HEADER, 0);
+    for family in Family::ALL {
         let mut best: Option<(u32, Vec<IpAddr>)> = None;
-        list(libc::RTM_GETROUTE, &request, |body| {
+        list(libc::RTM_GETROUTE, &header(family, 0, 0), |body| {
             match route(body)? {
                 Some(UnicastRoute::Link(network)) => networks.push(network),
                 Some(UnicastRoute::Default { metric, routers }) => match &mut best {
@@ -56,10 +51,8 @@ pub fn routes() -> io::Result<ConnectedRoutes> {
 /// Lists the routers of every route of every table.
 pub fn next_hops() -> io::Result<BTreeSet<IpAddr>> {
     let mut found = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let mut request = vec![u8::try_from(family).map_err(io::Error::other)?];
-        request.resize(HEADER, 0);
-        list(libc::RTM_GETROUTE, &request, |body| {
+    for family in Family::ALL {
+        list(libc::RTM_GETROUTE, &header(family, 0, 0), |body| {
             by_router(body.get(HEADER..).ok_or_else(malformed)?, &mut found).map(drop)
         })?;
     }
@@ -130,9 +123,9 @@ fn next_hop(kind: u16, value: &[u8], routers: &mut Vec<IpAddr>) -> bool {
     match kind {
         libc::RTA_GATEWAY => routers.extend(address(value)),
         VIA => routers.extend(value.get(2..).and_then(address)),
-        _ => {}
+        _ => return false,
     }
-    BY_ROUTER.contains(&kind)
+    true
 }
 
 fn address(value: &[u8]) -> Option<IpAddr> {
@@ -172,7 +165,7 @@ mod tests {
         let told = |message: &[u8]| route(message).unwrap();
         let network = UnicastRoute::Link("192.0.2.0/24".parse().unwrap());
         assert_eq!(told(&message(24, unicast, &[to, oif])).as_ref(), Some(&network));
-        for by_router in BY_ROUTER {
+        for by_router in [libc::RTA_GATEWAY, VIA] {
             assert_eq!(told(&message(24, unicast, &[to, (by_router, router), oif])), None);
         }
         let by_routers = [hop(Some([198, 51, 100, 1])), hop(Some([198, 51, 100, 2]))].concat();

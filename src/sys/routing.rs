@@ -19,7 +19,7 @@ use std::time::Duration;
 /// Longest wait for one answer of the kernel.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// `struct fib_rule_hdr` and `struct rtmsg`: the family first, then lengths and the like.
-const HEADER: usize = 12;
+pub(super) const HEADER: usize = 12;
 
 /// An address that only a default route covers, for route lookups: that of a root server. Nothing is sent there.
 pub fn far_address(family: Family) -> IpAddr {
@@ -249,7 +249,7 @@ fn is_of_family(request: &[u8], message: &[u8]) -> bool {
 }
 
 /// `struct rtmsg` with family and prefix lengths; with lengths of 0 also `struct fib_rule_hdr`.
-fn header(family: Family, to: u8, from: u8) -> Vec<u8> {
+pub(super) fn header(family: Family, to: u8, from: u8) -> Vec<u8> {
     let mut header = vec![number(family), to, from];
     header.resize(HEADER, 0);
     header

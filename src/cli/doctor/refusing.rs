@@ -4,7 +4,7 @@ use super::TenantClients;
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::family::Family;
-use crate::sys::routing::{self};
+use crate::sys::routing;
 use ipnet::IpNet;
 use std::io;
 use std::net::IpAddr;

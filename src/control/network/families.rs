@@ -208,8 +208,7 @@ impl FamilyRefusals {
 
 /// The families of each pool's clients.
 fn used(clients: &[ClientPool]) -> BTreeSet<PoolFamily> {
-    let family = |client: &IpNet| if client.addr().is_ipv4() { Family::V4 } else { Family::V6 };
-    clients.iter().map(|(client, pool)| (Arc::clone(pool), family(client))).collect()
+    clients.iter().map(|(client, pool)| (Arc::clone(pool), Family::of(client.addr()))).collect()
 }
 
 /// The states of these families.
