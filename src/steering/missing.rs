@@ -5,7 +5,7 @@ use super::origin;
 use crate::family::Family;
 use crate::interface::Interface;
 use crate::sys::addresses;
-use crate::sys::routing::{self};
+use crate::sys::routing::{self, RoutingRule};
 use ipnet::IpNet;
 use std::error::Error;
 use std::fmt;
@@ -84,9 +84,14 @@ pub fn replace_interfaces(
 /// Those that Egret's rules of policy routing are for, which everybody may read. Empty on a machine that is not steered,
 /// and where the kernel does not list its rules.
 pub fn steered_interfaces() -> Vec<Interface> {
-    let rules = routing::rules(Family::V4).unwrap_or_default().into_iter();
-    let names = rules.filter(|rule| rule.protocol == origin::UP).filter_map(|rule| rule.interface);
-    names.filter(|name| name != "lo").filter_map(|name| Interface::parse(&name).ok()).collect()
+    interfaces_of(&routing::rules(Family::V4).unwrap_or_default()).collect()
+}
+
+/// The same, by rules of policy routing.
+pub(super) fn interfaces_of(rules: &[RoutingRule]) -> impl Iterator<Item = Interface> {
+    let ours = rules.iter().filter(|rule| rule.protocol == origin::UP);
+    let names = ours.filter_map(|rule| rule.interface.as_deref()).filter(|name| *name != "lo");
+    names.filter_map(|name| Interface::parse(name).ok())
 }
 
 /// True if the machine has none of these interfaces, so that rules for them intercept nothing. Where rules are for such ones

@@ -69,17 +69,26 @@ impl FilterFormat {
 
 /// Steering with iptables.
 pub fn iptables(params: &SteeringParams) -> SteeringPlan {
-    let (v4, v6) = (iptables::render(params, iptables::V4), iptables::render(params, iptables::V6));
-    plan(params, PacketRules::Iptables { v4, v6 })
+    let texts = iptables_texts(params);
+    let routing = routing(params, &texts);
+    let [v4, v6] = texts;
+    plan(params, routing, PacketRules::Iptables { v4, v6 })
 }
 
 /// Steering with nftables.
 pub fn nftables(params: &SteeringParams) -> SteeringPlan {
-    plan(params, PacketRules::Nftables(nftables::render(params)))
+    let routing = routing(params, &iptables_texts(params));
+    plan(params, routing, PacketRules::Nftables(nftables::render(params)))
 }
 
-fn plan(params: &SteeringParams, packet_rules: PacketRules) -> SteeringPlan {
-    let routing = |family, everything, v4: bool| {
+/// The packet rules of iptables, for IPv4 and IPv6.
+fn iptables_texts(params: &SteeringParams) -> [String; 2] {
+    [iptables::V4, iptables::V6].map(|family| iptables::render(params, family))
+}
+
+/// The policy routing of both families, with the stamp of these packet rules of iptables.
+fn routing(params: &SteeringParams, texts: &[String; 2]) -> [Routing; 2] {
+    let of_family = |family, everything, v4: bool| {
         let networks = params.pools.iter().map(|pool| pool.network.trunc());
         let mut pools: Vec<_> = networks.filter(|network| network.addr().is_ipv4() == v4).collect();
         pools.sort_unstable();
@@ -87,11 +96,15 @@ fn plan(params: &SteeringParams, packet_rules: PacketRules) -> SteeringPlan {
         let port_rules = port_rules(params, v4);
         Routing { family, mark: params.mark, table: params.table, everything, pools, port_rules }
     };
-    let mut routing = [routing("-4", "0.0.0.0/0", true), routing("-6", "::/0", false)];
-    let stamp = stamp::of(params, &routing);
+    let mut routing = [of_family("-4", "0.0.0.0/0", true), of_family("-6", "::/0", false)];
+    let stamp = stamp::of(texts, &routing);
     for family in &mut routing {
         family.port_rules.push(stamp.clone());
     }
+    routing
+}
+
+fn plan(params: &SteeringParams, routing: [Routing; 2], packet_rules: PacketRules) -> SteeringPlan {
     let pool_ports: Vec<_> = params.pools.iter().map(|pool| pool.ports).collect();
     SteeringPlan {
         interfaces: params.interfaces.clone(),

@@ -2,7 +2,7 @@
 //! from. By it the running gateway knows rules of other files from those of the files in force, whatever the two have in common.
 
 use super::port_rules::LAST;
-use super::{PortRule, Routing, RulePackets, SteeringParams, iptables};
+use super::{PortRule, Routing, RulePackets};
 use crate::sys::routing::RoutingRule;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash as _, Hasher as _};
@@ -10,12 +10,12 @@ use std::hash::{Hash as _, Hasher as _};
 /// Ports that a rule can name: 1 to 65534.
 const PORTS: u64 = 65_534;
 
-/// The stamp of these parameters, the last rule to be added. It is the same in both families and formats, and may be another in
-/// another version of Egret: then steering is renewed once.
-pub(super) fn of(params: &SteeringParams, routing: &[Routing; 2]) -> PortRule {
+/// The stamp of packet rules of iptables and of policy routing, the last rule to be added. It is the same in both families and
+/// formats, and may be another in another version of Egret: then steering is renewed once.
+pub(super) fn of(texts: &[String; 2], routing: &[Routing; 2]) -> PortRule {
     let mut hasher = DefaultHasher::new();
-    for family in [iptables::V4, iptables::V6] {
-        iptables::render(params, family).hash(&mut hasher);
+    for text in texts {
+        text.hash(&mut hasher);
     }
     for Routing { mark, table, pools, port_rules, .. } in routing {
         let rules: Vec<_> = port_rules.iter().map(ToString::to_string).collect();
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
     use crate::addr::PortRange;
     use crate::steering::tests::params;
-    use crate::steering::{InterceptedPorts, SteeredPool, UdpTreatment, iptables, nftables};
+    use crate::steering::{InterceptedPorts, SteeredPool, SteeringParams, UdpTreatment, iptables, nftables};
 
     #[test]
     fn stamp_tells_parameters_apart() {

@@ -15,8 +15,9 @@ pub(super) use fault::remedy_before_mark_rule;
 pub use fault::{Lost, Part, Remedy};
 pub use ipv6::{Ipv6Routing, ipv6_routing};
 
+use super::missing::interfaces_of;
 use super::own_rules::NFT_TABLE;
-use super::{PacketRules, Routing, SteeringParams, overtaking, stamp, steered_interfaces};
+use super::{Routing, SteeringParams, nftables, overtaking, stamp};
 use crate::addr::PortRange;
 use crate::family::Family;
 use crate::interface::Interface;
@@ -70,24 +71,18 @@ pub struct SteeringLook {
 impl SteeringMonitor {
     /// Watches for what these parameters ask for.
     pub fn new(params: &SteeringParams) -> Self {
-        let plan = super::iptables(params);
-        let tables_of = |rules: &PacketRules| match rules {
-            PacketRules::Iptables { v4, v6 } => {
-                let mut tables = tables_of_iptables(TableFamily::Ip, v4);
-                tables.extend(tables_of_iptables(TableFamily::Ip6, v6));
-                tables
-            }
-            PacketRules::Nftables(text) => vec![table_of_nftables(text)],
-        };
+        let texts = super::iptables_texts(params);
+        let mut iptables = tables_of_iptables(TableFamily::Ip, &texts[0]);
+        iptables.extend(tables_of_iptables(TableFamily::Ip6, &texts[1]));
         Self {
-            iptables: tables_of(&plan.packet_rules),
-            nftables: tables_of(&super::nftables(params).packet_rules),
+            iptables,
+            nftables: vec![table_of_nftables(&nftables::render(params))],
             interfaces: params.interfaces.clone(),
             sources: params.sources.clone(),
             ports: params.ports.ranges(),
             listen_port: params.listen_port,
             newcomers: Default::default(),
-            routing: plan.routing,
+            routing: super::routing(params, &texts),
             seen: BTreeMap::new(),
             former: BTreeSet::new(),
             former_stamp: None,
@@ -96,8 +91,9 @@ impl SteeringMonitor {
 
     /// The same for parameters of files that were read just now.
     pub fn of_files(params: &SteeringParams) -> Self {
-        let former = steered_interfaces().iter().map(ToString::to_string).collect();
-        let former_stamp = stamp::found(&routing::rules(Family::V4).unwrap_or_default()).map(str::to_owned);
+        let rules = routing::rules(Family::V4).unwrap_or_default();
+        let former = interfaces_of(&rules).map(|interface| interface.to_string()).collect();
+        let former_stamp = stamp::found(&rules).map(str::to_owned);
         Self { former, former_stamp, ..Self::new(params) }
     }
 

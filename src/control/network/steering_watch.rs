@@ -79,7 +79,6 @@ impl SteeringWatch {
         reply: SyncSender<SteeringRenewal>,
         deadline: Instant,
     ) {
-        let another = expected.script() != self.expected.script();
         if expected.repair != self.expected.repair {
             self.repairs = RepairRequests::new(expected.repair.clone());
         }
@@ -87,9 +86,13 @@ impl SteeringWatch {
             (Some(watched), true) => watched.expect(&expected.params),
             (watched, _) => *watched = expected.watched(),
         }
-        self.expected = expected;
-        let is_known = self.observe(crate::clock::now());
-        self.renew(if is_known { self.is_lost() } else { another }, reply, deadline);
+        let former = std::mem::replace(&mut self.expected, expected);
+        let is_needed = if self.observe(crate::clock::now()) {
+            self.is_lost()
+        } else {
+            former.script() != self.expected.script()
+        };
+        self.renew(is_needed, reply, deadline);
     }
 
     /// Has steering put in place anew if that is needed.
