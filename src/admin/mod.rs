@@ -1,7 +1,7 @@
 //! The metrics listener (health, readiness, metrics), and the control API on a unix socket.
 //!
-//! Both run on the main thread, never on a worker; the text of a scrape is rendered on a thread of its own. Connections are bounded in number and in time, and each answers one
-//! request. A peer that opens many loses its own: see `places`.
+//! Both run on the main thread, never on a worker; the text of a scrape is rendered on a thread of its own. Connections are bounded
+//! in number and in time, and each answers one request. A peer that opens many loses its own: see `places`.
 
 mod bounded;
 mod candidate;

@@ -5,7 +5,7 @@ mod sandbox;
 mod service_user;
 mod written;
 
-use super::config_path::DEFAULT_CONFIG;
+use super::config_path::{DEFAULT_CONFIG, is_same_file};
 use super::output::{json_line, print};
 use super::steering;
 use crate::config::{self, Config, Diagnostic, Severity};
@@ -15,7 +15,6 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Arguments of `egret check`.
 #[derive(Debug, Clone, clap::Args)]
@@ -43,8 +42,7 @@ pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
                 let is_the_services = is_same_file(config, Path::new(DEFAULT_CONFIG));
                 let mut unreadable = service_user::unreadable(config, is_the_services, files());
                 if is_the_services {
-                    unreadable.extend(sandbox::hidden(files()));
-                    unreadable.extend(sandbox::unwritable(config, &loaded.config));
+                    unreadable.extend(sandbox::bounds(files(), config, &loaded.config));
                 }
                 loaded.warnings.extend(unreadable);
             }
@@ -82,23 +80,10 @@ pub fn run(config: &Path, options: &CheckOptions) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// True if both paths lead to the same file, however they are spelled.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    one == other || one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
-}
-
 /// Findings about this machine. On another machine than the gateway they need not apply.
 fn of_machine(path: &Path, config: &Config) -> Vec<Diagnostic> {
-    let file: Arc<str> = path.display().to_string().into();
     let conflicts = steering::conflicts(&steering_params(config)).into_iter();
-    let diagnostic = |(severity, found, help)| Diagnostic {
-        severity,
-        file: Arc::clone(&file),
-        line: 0,
-        column: 0,
-        message: found,
-        help,
-    };
+    let diagnostic = |(severity, found, help)| Diagnostic::of_file(severity, path, found, help);
     let missing = missing(config).into_iter().map(|missing| {
         (Severity::Warning, missing, "flows whose rules need it are denied until it is there".to_owned())
     });
@@ -163,16 +148,6 @@ fn counted(counts: &[(usize, &str)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spelling_of_a_path_does_not_matter() {
-        let dir = tempfile::tempdir().unwrap();
-        let (file, link) = (dir.path().join("egret.toml"), dir.path().join("link"));
-        std::fs::write(&file, "").unwrap();
-        std::os::unix::fs::symlink("egret.toml", &link).unwrap();
-        assert!(is_same_file(&link, &file) && is_same_file(&dir.path().join(".").join("egret.toml"), &file));
-        assert!(!is_same_file(&dir.path().join("other"), &file));
-    }
 
     #[test]
     fn counts_are_spelled_out() {

@@ -31,6 +31,13 @@ pub struct Diagnostic {
     pub help: String,
 }
 
+impl Diagnostic {
+    /// A finding about a whole file.
+    pub fn of_file(severity: Severity, file: &Path, message: String, help: String) -> Self {
+        Self { severity, file: file.to_string_lossy().into(), line: 0, column: 0, message, help }
+    }
+}
+
 /// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]

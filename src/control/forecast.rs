@@ -19,7 +19,7 @@ impl ForecastHandle {
     /// Samples the pools, and logs the level that each destination has reached or left, with the name and the main holders of
     /// its ports.
     pub(crate) fn observe(&self, pools: &Pools, table: &FlowTable, now: Instant) {
-        let events = telling(self.lock().observe(pools, now));
+        let events = merged(self.lock().observe(pools, now));
         if events.is_empty() {
             return;
         }
@@ -44,9 +44,9 @@ impl ForecastHandle {
     }
 }
 
-/// Of the levels that a destination crossed at one look, the highest that it reached and the lowest that it left, which imply
-/// the others. Those of a destination follow each other, the lowest first.
-fn telling(events: Vec<LevelEvent>) -> Vec<LevelEvent> {
+/// Merges each destination's crossings of one look: keeps the highest level reached and the lowest level left, which imply the
+/// others. Events of a destination are adjacent, the lowest level first.
+fn merged(events: Vec<LevelEvent>) -> Vec<LevelEvent> {
     let mut told: Vec<LevelEvent> = Vec::with_capacity(events.len());
     for event in events {
         let is_same = |last: &LevelEvent| {
@@ -119,7 +119,7 @@ mod tests {
             event(other, Percent95, false),
             event(other, ExhaustedSoon, true),
         ];
-        let told: Vec<_> = telling(events.into()).iter().map(|event| (event.level, event.rising)).collect();
+        let told: Vec<_> = merged(events.into()).iter().map(|event| (event.level, event.rising)).collect();
         assert_eq!(told, [(ExhaustedSoon, true), (Percent85, false), (ExhaustedSoon, true)]);
     }
 }

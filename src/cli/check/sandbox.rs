@@ -11,20 +11,19 @@ const HIDING: [(&str, &[&str], &[&str]); 2] = [
     ("PrivateTmp", &["yes"], &["/tmp", "/var/tmp"]),
 ];
 
-/// Returns an error for each file in a folder that egret.service hides, links resolved. Empty where systemd does not know
-/// that unit.
-pub(super) fn hidden<'a>(files: impl Iterator<Item = &'a Path>) -> Vec<Diagnostic> {
+/// Returns an error for each file in a folder that egret.service hides, links resolved, and a warning for each that the configuration
+/// has the service write and its unit does not let it. Empty where systemd does not know that unit.
+pub(super) fn bounds<'a>(
+    files: impl Iterator<Item = &'a Path>,
+    main: &Path,
+    config: &Config,
+) -> Vec<Diagnostic> {
     let unit = unit();
-    files.filter_map(|file| Some(finding(file, hides(&unit, &file.canonicalize().ok()?)?))).collect()
-}
-
-/// Returns a warning for each file that the configuration has the service write, and that its unit does not let it.
-pub(super) fn unwritable(main: &Path, config: &Config) -> Vec<Diagnostic> {
-    let unit = unit();
-    let written = written(config);
-    let bound =
-        written.iter().filter_map(|(key, path)| Some((*key, path, cannot_write(&unit, &real(path))?)));
-    bound.map(|(key, path, setting)| unwritable_finding(main, key, path, setting)).collect()
+    let hidden = files.filter_map(|file| Some(finding(file, hides(&unit, &file.canonicalize().ok()?)?)));
+    let unwritable = written(config).into_iter().filter_map(|(key, path)| {
+        Some(unwritable_finding(main, key, &path, cannot_write(&unit, &real(&path))?))
+    });
+    hidden.chain(unwritable).collect()
 }
 
 /// The path with the links of its folder resolved, if there is that folder.
@@ -66,19 +65,12 @@ fn cannot_write(unit: &str, file: &Path) -> Option<&'static str> {
 
 fn unwritable_finding(main: &Path, key: &str, path: &Path, setting: &str) -> Diagnostic {
     let folder = path.parent().unwrap_or(path).display();
-    Diagnostic {
-        severity: Severity::Warning,
-        file: main.to_string_lossy().into(),
-        line: 0,
-        column: 0,
-        message: format!(
-            "`{key}`: egret.service does not let the service write {} ({setting}=)",
-            path.display()
-        ),
-        help: format!(
-            "choose a place below /var/log/egret or /run/egret; or let it by `systemctl edit egret` (ReadWritePaths={folder})"
-        ),
-    }
+    let message =
+        format!("`{key}`: egret.service does not let the service write {} ({setting}=)", path.display());
+    let help = format!(
+        "choose a place below /var/log/egret or /run/egret; or let it by `systemctl edit egret` (ReadWritePaths={folder})"
+    );
+    Diagnostic::of_file(Severity::Warning, main, message, help)
 }
 
 /// The setting and its folder that hide a file, as `systemctl show` shows the unit.
@@ -94,14 +86,9 @@ fn hides(unit: &str, file: &Path) -> Option<(&'static str, &'static str)> {
 }
 
 fn finding(file: &Path, (setting, folder): (&str, &str)) -> Diagnostic {
-    Diagnostic {
-        severity: Severity::Error,
-        file: file.to_string_lossy().into(),
-        line: 0,
-        column: 0,
-        message: format!("the service cannot read it: egret.service hides {folder} from it ({setting}=)"),
-        help: "keep the file itself in /etc/egret, not a link to it".to_owned(),
-    }
+    let message = format!("the service cannot read it: egret.service hides {folder} from it ({setting}=)");
+    let help = "keep the file itself in /etc/egret, not a link to it".to_owned();
+    Diagnostic::of_file(Severity::Error, file, message, help)
 }
 
 #[cfg(test)]

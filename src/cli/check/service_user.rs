@@ -46,14 +46,8 @@ pub(super) fn unreadable<'a>(
 }
 
 fn finding(path: &Path, severity: Severity) -> Diagnostic {
-    Diagnostic {
-        severity,
-        file: path.to_string_lossy().into(),
-        line: 0,
-        column: 0,
-        message: format!("the service cannot read it, because it runs as the user {SERVICE}"),
-        help: group_read(path),
-    }
+    let message = format!("the service cannot read it, because it runs as the user {SERVICE}");
+    Diagnostic::of_file(severity, path, message, group_read(path))
 }
 
 /// Asks the kernel by running as that user, so that access control lists count too.

@@ -38,14 +38,9 @@ fn is_made(folder: &Path) -> bool {
 }
 
 fn finding(main: &Path, key: &str, folder: &Path) -> Diagnostic {
-    Diagnostic {
-        severity: Severity::Warning,
-        file: main.to_string_lossy().into(),
-        line: 0,
-        column: 0,
-        message: format!("`{key}`: there is no folder {}", folder.display()),
-        help: "the gateway does not make it: create it, and let the gateway's user write there".to_owned(),
-    }
+    let message = format!("`{key}`: there is no folder {}", folder.display());
+    let help = "the gateway does not make it: create it, and let the gateway's user write there".to_owned();
+    Diagnostic::of_file(Severity::Warning, main, message, help)
 }
 
 #[cfg(test)]

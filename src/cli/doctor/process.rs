@@ -3,13 +3,14 @@
 use super::inputs::Doctor;
 use super::listeners::{ListeningSocket, listeners};
 use super::proc::read;
-use crate::cli::config_path::DEFAULT_CONFIG;
+use crate::cli::config_path::{DEFAULT_CONFIG, is_same_file};
 use crate::cli::findings::CheckFinding;
 use crate::cli::mend::Mend;
 use crate::cli::tool::output;
 use crate::sys::listening_program::sockets_of;
 use crate::sys::privileges::Capability;
 use crate::units::format_duration;
+use jiff::SignedDuration;
 use nix::sys::resource::{Resource, getrlimit};
 use std::collections::BTreeSet;
 use std::fs;
@@ -41,9 +42,7 @@ impl Service {
     pub(super) fn runs_by(&self, config: &Path) -> bool {
         let line = read(&format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
         let folder = PathBuf::from(format!("/proc/{}/cwd", self.pid));
-        let named = config_of(&line).unwrap_or(DEFAULT_CONFIG);
-        let same = |path: &Path| fs::canonicalize(path).ok();
-        same(&folder.join(named)).is_some_and(|path| Some(path) == same(config))
+        is_same_file(&folder.join(config_of(&line).unwrap_or(DEFAULT_CONFIG)), config)
     }
 
     /// User and group that its sockets belong to.
@@ -242,23 +241,10 @@ fn unit_of(service: Option<&Service>) -> Option<ServiceUnit> {
     ServiceUnit::shown(&shown.ok()?).filter(|unit| service.is_none_or(|service| unit.process == service.pid))
 }
 
-/// Reads a time span as systemd prints it, such as `1min 30s`; `None` for `infinity`, and for months and years.
+/// Reads a time span as systemd prints it, such as `1min 30s`; `None` for `infinity`, and for days and more, which outlast any drain.
 fn time_span(text: &str) -> Option<Duration> {
-    let part = |part: &str| {
-        let (number, unit) = part.split_at(part.find(|c: char| c.is_ascii_alphabetic())?);
-        let seconds = match unit {
-            "us" => 1e-6,
-            "ms" => 1e-3,
-            "s" => 1.0,
-            "min" => 60.0,
-            "h" => 3600.0,
-            "d" => 86_400.0,
-            "w" => 604_800.0,
-            _ => return None,
-        };
-        Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
-    };
-    text.split_whitespace().map(part).sum::<Option<_>>().filter(|span: &Duration| !span.is_zero())
+    let span = text.parse::<SignedDuration>().ok()?;
+    Duration::try_from(span).ok().filter(|span| !span.is_zero())
 }
 
 impl ServiceUnit {
@@ -336,7 +322,9 @@ mod tests {
     fn unit_that_ends_a_drain_is_told() {
         let shown = "LimitNOFILE=8\nMainPID=0\nLoadState=loaded\nTimeoutStopUSec=";
         let stop = |span: &str| ServiceUnit::shown(&format!("{shown}{span}\n")).unwrap().stop;
-        for (span, seconds) in [("1min 30s", Some(90)), ("1h", Some(3600)), ("infinity", None), ("", None)] {
+        for (span, seconds) in
+            [("1min 30s", Some(90)), ("1h", Some(3600)), ("infinity", None), ("1d 2h", None), ("", None)]
+        {
             assert_eq!(stop(span), seconds.map(Duration::from_secs), "{span}");
         }
         let seconds = Duration::from_secs;
